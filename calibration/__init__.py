@@ -1,0 +1,1 @@
+"""What decides precision: recorded trajectories, ranges, quantised graphs, sensitivity."""

@@ -1,0 +1,87 @@
+"""The components as PyTorch modules with plain tensor inputs and outputs, and their contracts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..copgen_ref.autoencoder import Autoencoder
+from ..copgen_ref.checkpoint import CheckpointFiles, load_autoencoder, load_network
+from ..copgen_ref.network import CopgenNetwork
+from ..runtime.bundle import STEP, TensorSpec
+from ..runtime.modalities import JOINT_SIZE, KEYS, get
+
+
+class EncoderModule(nn.Module):
+    """``image`` (B, channels, H, W) in model space to unscaled ``moments`` (B, 16, h, w)."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.autoencoder.encode_moments(image)
+
+
+class DecoderModule(nn.Module):
+    """Scaled ``latent`` (B, 8, h, w) to ``image`` (B, channels, H, W) in model space."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.autoencoder.decode(latent)
+
+
+class StepModule(nn.Module):
+    """Joint ``latents`` (B, 26118) at ``timesteps`` (B, 12) to the predicted ``noise`` (B, 26118)."""
+
+    def __init__(self, network: CopgenNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, latents: Tensor, timesteps: Tensor) -> Tensor:
+        return self.network.forward_joint(latents, timesteps)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Names and shapes at a component's edges; all float32, whatever happens inside."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def contract(name: str) -> Contract:
+    """The contract of the component ``name``."""
+    if name == STEP:
+        inputs = (_spec("latents", JOINT_SIZE), _spec("timesteps", len(KEYS)))
+        return Contract(inputs, (_spec("noise", JOINT_SIZE),))
+    part, key = name.split("_", 1)
+    m = get(key)
+    if part == "encoder":
+        channels, height, width = m.latent_shape
+        return Contract((_spec("image", *m.image_shape),), (_spec("moments", 2 * channels, height, width),))
+    return Contract((_spec("latent", *m.latent_shape),), (_spec("image", *m.image_shape),))
+
+
+def _spec(name: str, *shape: int) -> TensorSpec:
+    return TensorSpec(name, "float32", ("batch", *shape))
+
+
+def build_module(files: CheckpointFiles, name: str) -> nn.Module:
+    """The component ``name`` in float32 with the weights of ``files``, in evaluation mode.
+
+    Raises :class:`~copgen_edge.runtime.errors.CheckpointError` where the checkpoint lacks it.
+    """
+    with torch.no_grad():
+        if name == STEP:
+            module: nn.Module = StepModule(load_network(files))
+        else:
+            part, key = name.split("_", 1)
+            autoencoder = load_autoencoder(files, key)
+            module = EncoderModule(autoencoder) if part == "encoder" else DecoderModule(autoencoder)
+    return module.eval().requires_grad_(False)

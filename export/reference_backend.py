@@ -1,0 +1,59 @@
+"""The PyTorch reference behind the runtime's backend contract: what every engine is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..copgen_ref.checkpoint import CheckpointFiles
+from .components import build_module, contract
+
+
+class ReferenceBackend:
+    """A checkpoint's components in PyTorch on the CPU; ``autocast`` runs them in bfloat16 as the authors' code does."""
+
+    precision = "fp32"
+    reason = "asked for"
+
+    def __init__(self, files: CheckpointFiles, *, autocast: bool = False) -> None:
+        self._files = files
+        self._autocast = autocast
+        self._modules: dict[str, nn.Module] = {}
+        self.name = "pytorch-bf16-autocast" if autocast else "pytorch"
+
+    def load(self, component: str) -> None:
+        """Build the component where it is not built yet."""
+        if component not in self._modules:
+            self._modules[component] = build_module(self._files, component)
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """Outputs by name."""
+        self.load(component)
+        edges = contract(component)
+        tensors = [torch.from_numpy(np.ascontiguousarray(inputs[spec.name])) for spec in edges.inputs]
+        context = torch.autocast("cpu", dtype=torch.bfloat16) if self._autocast else nullcontext()
+        with torch.inference_mode(), context:
+            found = self._modules[component](*tensors)
+        return {edges.outputs[0].name: found.float().numpy()}
+
+    def release(self, component: str) -> None:
+        """Drop the component."""
+        self._modules.pop(component, None)
+
+    def describe(self) -> dict[str, Any]:
+        """What runs."""
+        return {
+            "backend": self.name,
+            "provider": "PyTorch",
+            "device": "CPU",
+            "precision": self.precision,
+            "reason": self.reason,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }

@@ -1,0 +1,60 @@
+"""One contract, several engines. A backend knows components and their tensors, not COP-GEN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..errors import BackendError
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+BACKENDS = ("auto", "onnxruntime-cpu", "onnxruntime-cuda")
+
+
+class Backend(Protocol):
+    """What runs a bundle's components. Sessions are made at first use and kept until :meth:`release`."""
+
+    name: str
+    precision: str
+    reason: str
+
+    def run(self, component: str, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """Outputs of ``component`` by name for ``inputs`` by name, all with one batch dimension first."""
+
+    def load(self, component: str) -> None:
+        """Make the component ready; done by :meth:`run` where it was not."""
+
+    def release(self, component: str) -> None:
+        """Give back what the component holds; nothing where it is not loaded."""
+
+    def describe(self) -> dict[str, Any]:
+        """Backend, provider and device that really run, precision, and versions: for the result's metadata."""
+
+
+def create_backend(bundle: Bundle, name: str, *, precision: str = "auto", threads: int = 0) -> Backend:
+    """The backend ``name`` of :data:`BACKENDS` on ``bundle``.
+
+    ``auto`` takes CUDA where ONNX Runtime can run it and the CPU otherwise, and its ``reason`` says why; precision
+    ``auto`` takes fp16 on a GPU and fp32 on a CPU, as far as the bundle has them. ``threads`` 0 leaves the number to
+    the engine.
+    Raises :class:`BackendError` for an unknown name, for ``onnxruntime-cuda`` where CUDA cannot run, and where no ONNX
+    Runtime is installed; :class:`BundleError` where the bundle lacks the precision.
+    """
+    from .onnxruntime import OnnxRuntimeBackend, cuda_obstacle
+
+    if name not in BACKENDS:
+        raise BackendError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
+    if name == "onnxruntime-cpu":
+        return OnnxRuntimeBackend(bundle, "cpu", precision, "asked for", threads)
+    obstacle = cuda_obstacle()
+    if obstacle is None:
+        reason = "asked for" if name != "auto" else "auto: a CUDA device and ONNX Runtime's CUDA provider were found"
+        return OnnxRuntimeBackend(bundle, "cuda", precision, reason, threads)
+    if name == "onnxruntime-cuda":
+        raise BackendError(f"onnxruntime-cuda cannot run here: {obstacle}; use --backend onnxruntime-cpu or auto")
+    return OnnxRuntimeBackend(bundle, "cpu", precision, f"auto: no CUDA here, {obstacle}", threads)

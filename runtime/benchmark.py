@@ -1,0 +1,131 @@
+"""What components and whole runs cost: seconds, network calls a second, memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .backends import Backend
+from .memory import peak_bytes, reset_peak
+from .modalities import KEYS, get
+from .parity import PROBE_SEED, probe_inputs
+from .pipeline import Pipeline, Progress
+from .transforms import to_physical
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Calls of one component with ``rows`` rows: ``seconds`` a call; load time and peak memory of the first engine."""
+
+    component: str
+    engine: str
+    rows: int
+    seconds: tuple[float, ...]
+    load_seconds: float | None
+    peak_bytes: int | None
+
+    @property
+    def median(self) -> float:
+        """Median seconds a call."""
+        return statistics.median(self.seconds)
+
+    @property
+    def fastest(self) -> float:
+        """Least seconds a call."""
+        return min(self.seconds)
+
+    @property
+    def slowest(self) -> float:
+        """Most seconds a call."""
+        return max(self.seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "component": self.component,
+            "engine": self.engine,
+            "batch": self.rows,
+            "median_seconds": self.median,
+            "min_seconds": self.fastest,
+            "max_seconds": self.slowest,
+            "calls_per_second": 1 / self.median,
+            "repeats": len(self.seconds),
+            "load_seconds": self.load_seconds,
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+def measure_component(backends: Sequence[Backend], component: str, rows: Sequence[int], repeat: int) -> list[Timing]:
+    """Time ``component`` on every backend at every batch size, ``repeat`` calls each after one to warm up.
+
+    The backends take turns call by call, so that a machine shared with others is as busy for one as for the other. The
+    first is loaded alone before, which is when its load time and, per batch size, the peak memory of the process are
+    taken.
+    """
+    first = backends[0]
+    started = time.perf_counter()
+    first.load(component)
+    load_seconds = time.perf_counter() - started
+    inputs = {size: probe_inputs(component, size, PROBE_SEED) for size in rows}
+    peaks: dict[int, int | None] = {}
+    for size in rows:
+        reset_peak()
+        first.run(component, inputs[size])
+        peaks[size] = peak_bytes()
+    for other in backends[1:]:
+        other.load(component)
+    timings = []
+    for size in rows:
+        for other in backends[1:]:
+            other.run(component, inputs[size])
+        seconds: dict[str, list[float]] = {backend.name: [] for backend in backends}
+        for _ in range(repeat):
+            for backend in backends:
+                started = time.perf_counter()
+                backend.run(component, inputs[size])
+                seconds[backend.name].append(time.perf_counter() - started)
+        for backend in backends:
+            own = backend is first
+            timings.append(
+                Timing(
+                    component,
+                    backend.name,
+                    size,
+                    tuple(seconds[backend.name]),
+                    load_seconds if own else None,
+                    peaks[size] if own else None,
+                )
+            )
+    for backend in backends:
+        backend.release(component)
+    return timings
+
+
+def measure_run(pipeline: Pipeline, steps: int, progress: Progress) -> dict[str, Any]:
+    """Time one whole run of one sample, loading included: elevation and land cover to all else that the bundle has."""
+    conditions, outputs = _run_split(pipeline)
+    given = {key: to_physical(key, probe_inputs(f"encoder_{key}", 1, PROBE_SEED)["image"]) for key in conditions}
+    reset_peak()
+    started = time.perf_counter()
+    pipeline.generate(given, outputs, samples=1, steps=steps, progress=progress)
+    seconds = time.perf_counter() - started
+    peak = peak_bytes()
+    return {
+        "conditions": list(conditions),
+        "outputs": list(outputs),
+        "solver": pipeline.bundle.manifest.solver,
+        "steps": steps,
+        "seconds": seconds,
+        "network_calls_per_second": steps / seconds,
+        "peak_bytes": peak,
+    }
+
+
+def _run_split(pipeline: Pipeline) -> tuple[list[str], list[str]]:
+    there = pipeline.bundle.manifest.components
+    conditions = [key for key in ("DEM_DEM", "LULC_LULC") if f"encoder_{key}" in there]
+    outputs = [key for key in KEYS if key not in conditions and (not get(key).is_image or f"decoder_{key}" in there)]
+    return conditions, outputs

@@ -1,0 +1,272 @@
+"""A bundle: a folder with ``manifest.json`` at its root, written by export and read here (docs/bundle.md).
+
+The same classes write and read the manifest, so both sides check the same things. Nothing in a bundle is trusted
+because it exists: a component's files are hashed before they are opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .errors import BundleError
+from .modalities import IMAGE_KEYS, KEYS, MODALITIES
+from .solver import MAX_STEPS, SOLVERS
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+PRECISIONS = ("fp32", "fp16")
+STEP = "dit_step"
+COMPONENTS: tuple[str, ...] = (
+    *(f"encoder_{key}" for key in IMAGE_KEYS),
+    STEP,
+    *(f"decoder_{key}" for key in IMAGE_KEYS),
+)
+"""The 21 components of a whole model: ten encoders, the network, ten decoders."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A named input or output; the first dimension is always ``"batch"``."""
+
+    name: str
+    dtype: str
+    shape: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of the bundle: its path from the root, in bytes, with its SHA-256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, root: Path, path: Path) -> FileRecord:
+        """The record of the file ``path`` below ``root``."""
+        return cls(path.relative_to(root).as_posix(), path.stat().st_size, sha256(path))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One precision of a component: its files (the ONNX file first), tolerance (relative L2) and measured parity."""
+
+    files: tuple[FileRecord, ...]
+    tolerance: float
+    parity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of the model with its contract; ``reference`` is what the fp32 reference gave for the probe inputs."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    reference: FileRecord
+    precisions: Mapping[str, Variant]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a bundle says of itself."""
+
+    model: Mapping[str, Any]
+    modalities: tuple[Mapping[str, Any], ...]
+    solver: str
+    steps: int
+    components: Mapping[str, Component]
+    reference_run: Mapping[str, Any] | None
+    source: Mapping[str, Any]
+    tools: Mapping[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``: two equal manifests give the same bytes."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk, its manifest read and checked."""
+
+    root: Path
+    manifest: Manifest
+    digest: str
+    scale_factors: Mapping[str, float] = field(repr=False)
+
+    @classmethod
+    def open(cls, root: str | Path) -> Bundle:
+        """Read and check the manifest below ``root``; :class:`BundleError` for anything that is not a bundle."""
+        root = Path(root)
+        path = root / MANIFEST
+        if not path.is_file():
+            raise BundleError(f"{root} is no bundle: it has no {MANIFEST}; make one with 'copgen-edge export'")
+        raw = path.read_bytes()
+        try:
+            manifest = read_manifest(json.loads(raw))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            raise BundleError(f"{path} is corrupt ({what}); export or copy the bundle again") from None
+        factors = {m["key"]: float(m["scale_factor"]) for m in manifest.modalities}
+        return cls(root, manifest, hashlib.sha256(raw).hexdigest(), factors)
+
+    def component(self, name: str) -> Component:
+        """The component ``name``; :class:`BundleError` where the bundle lacks it."""
+        try:
+            return self.manifest.components[name]
+        except KeyError:
+            raise BundleError(
+                f"{self.root} lacks the component {name}; export it from a checkpoint that has its weights"
+            ) from None
+
+    def variant(self, name: str, precision: str) -> Variant:
+        """One precision of a component; :class:`BundleError` where the bundle lacks it."""
+        found = self.component(name).precisions
+        if precision not in found:
+            raise BundleError(
+                f"{self.root} has {name} in {', '.join(found)}, not in {precision}; export that precision"
+            )
+        return found[precision]
+
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions in which every component of the bundle is there."""
+        components = self.manifest.components.values()
+        return tuple(p for p in PRECISIONS if all(p in c.precisions for c in components))
+
+    def checked(self, record: FileRecord) -> Path:
+        """The path of a file after its size and SHA-256 were found right; :class:`BundleError` otherwise."""
+        path = self.root / record.path
+        if not path.is_file():
+            raise BundleError(f"{path} is missing; copy the bundle again")
+        size = path.stat().st_size
+        if size != record.bytes:
+            raise BundleError(f"{path} has {size} bytes, the manifest says {record.bytes}; copy the bundle again")
+        if sha256(path) != record.sha256:
+            raise BundleError(f"{path} is not the file that was exported (SHA-256 differs); copy the bundle again")
+        return path
+
+    def onnx_path(self, name: str, precision: str) -> Path:
+        """The ONNX file of a component, after all its files were checked."""
+        first, *_ = [self.checked(record) for record in self.variant(name, precision).files]
+        return first
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Check ``manifest`` as a reader would and write it below ``root``, whole or not at all."""
+    text = manifest.to_json()
+    read_manifest(json.loads(text))
+    temporary = root / f"{MANIFEST}.partial"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(root / MANIFEST)
+
+
+def read_manifest(content: Any) -> Manifest:
+    """A :class:`Manifest` from parsed JSON. Raises ValueError, KeyError or TypeError saying what is wrong."""
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    version = content["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema version {version!r}, this program reads {SCHEMA_VERSION}")
+    modalities = tuple(content["modalities"])
+    _check_modalities(modalities)
+    described = content["components"]
+    if unknown := set(described) - set(COMPONENTS):
+        raise ValueError(f"unknown components {sorted(unknown)}")
+    components = {name: _component(name, described[name]) for name in COMPONENTS if name in described}
+    solver, steps = content["solver"], content["steps"]
+    if solver not in SOLVERS or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"solver {solver!r} with {steps!r} steps")
+    return Manifest(
+        model=dict(content["model"]),
+        modalities=modalities,
+        solver=solver,
+        steps=steps,
+        components=components,
+        reference_run=content["reference_run"],
+        source=dict(content["source"]),
+        tools=dict(content["tools"]),
+    )
+
+
+def describe_modalities(scale_factors: Mapping[str, float]) -> tuple[dict[str, Any], ...]:
+    """The catalogue as the manifest holds it, with the scale factors of one model."""
+    described = []
+    for m in MODALITIES:
+        described.append(
+            {
+                "key": m.key,
+                "family": m.family,
+                "kind": m.kind,
+                "bands": list(m.bands),
+                "units": m.units,
+                "size": m.size,
+                "resolution": m.resolution,
+                "channels": m.channels,
+                "latent_shape": list(m.latent_shape),
+                "scale_factor": float(scale_factors.get(m.key, m.scale_factor)),
+                "codes": {str(code): name for code, name in m.codes.items()},
+                "constants": dict(m.constants),
+            }
+        )
+    return tuple(described)
+
+
+def _check_modalities(found: tuple[Mapping[str, Any], ...]) -> None:
+    """A bundle of another catalogue would run and mean something else: every fact but the scale factor must agree."""
+    if [m["key"] for m in found] != list(KEYS):
+        raise ValueError("its modalities are not the twelve of this program, in the network's order")
+    factors = {m["key"]: m["scale_factor"] for m in found}
+    if not all(isinstance(f, (int, float)) and 0 < f < float("inf") for f in factors.values()):
+        raise ValueError("a scale factor is not a positive number")
+    for mine, theirs in zip(describe_modalities(factors), found, strict=True):
+        if differing := [name for name in mine if mine[name] != theirs[name]]:
+            raise ValueError(f"modality {mine['key']} differs in {', '.join(differing)} from this program's catalogue")
+
+
+def _component(name: str, content: Mapping[str, Any]) -> Component:
+    precisions = {
+        precision: Variant(
+            tuple(_record(f) for f in content["precisions"][precision]["files"]),
+            float(content["precisions"][precision]["tolerance"]),
+            dict(content["precisions"][precision]["parity"]),
+        )
+        for precision in PRECISIONS
+        if precision in content["precisions"]
+    }
+    if content["name"] != name or not precisions or not all(v.files for v in precisions.values()):
+        raise ValueError(f"component {name} has no files or another name")
+    return Component(
+        name,
+        tuple(_tensor(t) for t in content["inputs"]),
+        tuple(_tensor(t) for t in content["outputs"]),
+        int(content["opset"]),
+        _record(content["reference"]),
+        precisions,
+    )
+
+
+def _tensor(content: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(str(content["name"]), str(content["dtype"]), tuple(content["shape"]))
+
+
+def _record(content: Mapping[str, Any]) -> FileRecord:
+    path = PurePosixPath(content["path"])
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"the path {path} leaves the bundle")
+    return FileRecord(str(path), int(content["bytes"]), str(content["sha256"]))

@@ -1,0 +1,61 @@
+"""The command line: one file a verb, each loaded when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from ..errors import CopgenError, RequestError
+
+VERBS = {
+    "demo": "Make a small bundle and run it on a sample scene.",
+    "weights": "Download the authors' weights, or make random ones.",
+    "export": "Turn a checkpoint into a bundle.",
+    "verify": "Check a bundle against its reference.",
+    "generate": "Generate the missing modalities of a place.",
+    "info": "Say what a bundle holds.",
+    "bench": "Measure a bundle on this machine.",
+    "doctor": "Say what this machine can run, and what to install.",
+}
+
+USAGE_ERROR = 2
+FAILURE = 1
+
+
+class _Verbs(click.Group):
+    """Loads a verb's module only when the verb is called, so that ``--help`` costs nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f".{cmd_name}", __name__).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CopgenError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(USAGE_ERROR if isinstance(error, RequestError) else FAILURE)
+        except OSError as error:
+            click.echo(f"Error: {error}; check the disk and the permissions, then run it again", err=True)
+            ctx.exit(FAILURE)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("copgen-edge"), prog_name="copgen-edge")
+def main() -> None:
+    """COP-GEN at the edge: generate any Copernicus modality from any others, as georeferenced samples.
+
+    Exit codes: 0 done, 1 the work failed, 2 the request is wrong.
+    """

@@ -1,0 +1,162 @@
+"""``copgen-edge bench``: what a bundle costs on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..backends import create_backend
+from ..benchmark import Timing, measure_component, measure_run
+from ..bundle import COMPONENTS, STEP, Bundle
+from ..errors import RequestError
+from ..pipeline import Pipeline
+from .common import CommaList, backend_options, emit, json_option, need, progress_bar, quiet_option, say, threads_option
+from .tables import print_table
+
+_COMPARISONS = ("pytorch", "pytorch-bf16-autocast")
+
+
+@click.command("bench")
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--variant", type=click.Choice(["small", "base", "large", "huge"]), help="Instead of BUNDLE, with --random."
+)
+@click.option("--random", is_flag=True, help="Make a bundle of --variant with random weights and measure that.")
+@click.option("--components", type=CommaList(), help="Only these; all that the bundle has by default.")
+@click.option("--batch", type=CommaList(), default=("1",), show_default=True, help="Batch sizes, separated by commas.")
+@click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Timed calls of a component.")
+@click.option("--steps", type=click.IntRange(min=1), help="Network calls of the whole run; the bundle's default.")
+@click.option(
+    "--run/--no-run", default=True, show_default=True, help="Time a whole run: DEM and land cover to all else."
+)
+@click.option(
+    "--compare",
+    type=click.Choice(["pytorch"]),
+    help="Time the PyTorch reference in turn with the backend, in float32 and bfloat16 autocast; needs --checkpoint or "
+    "--random.",
+)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The checkpoint of BUNDLE, for --compare.")
+@backend_options
+@threads_option
+@quiet_option
+@json_option
+def command(
+    bundle: Path | None,
+    variant: str | None,
+    random: bool,
+    components: tuple[str, ...] | None,
+    batch: tuple[str, ...],
+    repeat: int,
+    steps: int | None,
+    run: bool,
+    compare: str | None,
+    checkpoint: Path | None,
+    backend: str,
+    precision: str,
+    threads: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Measure each component and a whole run: median and spread, peak memory, network calls a second.
+
+    \b
+    copgen-edge bench BUNDLE --batch 1,4
+    copgen-edge bench --variant base --random
+    """
+    batches = _batch_sizes(batch)
+    if (bundle is None) == (variant is None) or random != (variant is not None):
+        raise RequestError("give either a BUNDLE, or --variant with --random")
+    if compare and not random and checkpoint is None:
+        raise RequestError("--compare pytorch needs the weights: give --checkpoint, or use --variant and --random")
+    with tempfile.TemporaryDirectory(prefix="copgen-edge-bench-") as scratch:
+        if bundle is None:
+            bundle, checkpoint = _random_bundle(Path(scratch), str(variant), components or COMPONENTS, precision, quiet)
+        opened = Bundle.open(bundle)
+        names = components or tuple(opened.manifest.components)
+        runner = create_backend(opened, backend, precision=precision, threads=threads)
+        references = [_reference(opened, checkpoint, name, threads) for name in _COMPARISONS] if compare else []
+        timings: list[Timing] = []
+        with progress_bar(quiet) as progress:
+            for number, name in enumerate(names):
+                progress(f"measure {name}", number, len(names))
+                timings += measure_component([runner, *references], name, batches, repeat)
+        whole = None
+        if run and STEP in opened.manifest.components:
+            with progress_bar(quiet) as progress:
+                whole = measure_run(Pipeline(opened, runner), steps or opened.manifest.steps, progress)
+    result = {
+        "bundle": None if random else str(bundle),
+        "variant": opened.manifest.model.get("variant"),
+        "weights": opened.manifest.model["weights"],
+        "backend": runner.describe(),
+        "components": [timing.to_dict() for timing in timings],
+        "run": whole,
+    }
+    if not quiet:
+        _print(result, timings)
+    if as_json:
+        emit(result)
+
+
+def _batch_sizes(texts: tuple[str, ...]) -> list[int]:
+    try:
+        sizes = [int(text) for text in texts]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise RequestError(f"found batch sizes {','.join(texts)!r}, expected whole numbers from 1 such as 1,4")
+    return sizes
+
+
+def _random_bundle(
+    scratch: Path, variant: str, components: tuple[str, ...], precision: str, quiet: bool
+) -> tuple[Path, Path]:
+    tell = say(quiet)
+    tell(f"making a bundle of size {variant} with random weights below {scratch}")
+    checkpoint = need("copgen_ref.random_weights").write_random_checkpoint(scratch / "checkpoint", variant)
+    precisions = ("fp32",) if precision == "auto" else (precision,)
+    with progress_bar(quiet) as progress:
+        need("export.exporter").export_bundle(
+            checkpoint, scratch / "bundle", precisions=precisions, components=components, progress=progress
+        )
+    return scratch / "bundle", checkpoint
+
+
+def _reference(bundle: Bundle, checkpoint: Path | None, name: str, threads: int) -> Any:
+    files = need("copgen_ref.files").find_checkpoint(checkpoint).with_heads(bundle.manifest.model.get("heads"))
+    if threads:
+        need("torch").set_num_threads(threads)
+    return need("export.reference_backend").ReferenceBackend(files, autocast=name.endswith("autocast"))
+
+
+def _print(result: dict[str, Any], timings: list[Timing]) -> None:
+    runs = result["backend"]
+    print_table(
+        f"{runs['backend']} {runs['precision']} on {runs['device']}, {runs['threads']} threads",
+        ("component", "engine", "batch", "median s", "min s", "max s", "calls/s", "load s", "peak MB"),
+        (
+            (
+                t.component,
+                t.engine,
+                str(t.rows),
+                f"{t.median:.3f}",
+                f"{t.fastest:.3f}",
+                f"{t.slowest:.3f}",
+                f"{1 / t.median:.2f}",
+                "" if t.load_seconds is None else f"{t.load_seconds:.2f}",
+                "" if t.peak_bytes is None else f"{t.peak_bytes / 1e6:.0f}",
+            )
+            for t in timings
+        ),
+        text_columns=2,
+    )
+    if run := result["run"]:
+        click.echo(
+            f"whole run ({', '.join(run['conditions'])} -> all else): {run['seconds']:.2f} s for {run['steps']} steps, "
+            f"{run['network_calls_per_second']:.2f} network calls a second, peak memory "
+            f"{(run['peak_bytes'] or 0) / 1e6:.0f} MB",
+            err=True,
+        )

@@ -1,0 +1,99 @@
+"""What several verbs share: options, progress, JSON, and the packages of the other rooms."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from ..backends import BACKENDS
+from ..bundle import PRECISIONS
+from ..errors import BackendError
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=str))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on standard error.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0, the default, is all."
+)
+
+
+def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--backend`` and ``--precision``."""
+    command = click.option(
+        "--precision",
+        type=click.Choice(["auto", *PRECISIONS]),
+        default="auto",
+        show_default=True,
+        help="auto: fp16 on a GPU, fp32 on a CPU, as far as the bundle has them.",
+    )(command)
+    return click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)(command)
+
+
+class CommaList(click.ParamType):
+    """Names separated by commas."""
+
+    name = "NAME[,NAME]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def need(room: str) -> Any:
+    """A module of another room, such as ``export.exporter``; :class:`BackendError` where PyTorch or ONNX is missing.
+
+    The runtime stands without them: only the verbs that make bundles come here.
+    """
+    try:
+        return import_module(f"copgen_edge.{room}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("copgen_edge"):
+            raise
+        raise BackendError(
+            f"this needs the package {error.name}, which is not installed; run pip install 'copgen-edge[export]' (and "
+            "torch from its CPU index on a machine without a GPU)"
+        ) from None
+
+
+def emit(value: Any) -> None:
+    """Print ``value`` as JSON on standard output."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def err_console() -> Console:
+    """Standard error, as rich sees it."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(quiet: bool) -> Callable[[str], None]:
+    """A function that prints a line on standard error, or none where the user wants quiet."""
+    return (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress(what, done, total) that draws a bar with the time left: on a terminal only, and not if ``quiet``."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err_console(), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            # A stage that names its component keeps one bar, whose text moves on.
+            stage = what.split(" ", 1)[0]
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(what, total=total)
+            bar.update(tasks[stage], description=what, completed=done, total=total)
+
+        yield progress

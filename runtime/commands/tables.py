@@ -1,0 +1,48 @@
+"""Results as tables on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+from ..verification import Check
+from .common import err_console
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> None:
+    """A table whose first ``text_columns`` columns are words and whose others are figures."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        words = number < text_columns
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = err_console()
+    # A log file has no width of its own: rows must not be cut there.
+    console.width = max(console.width, 120)
+    console.print(table)
+
+
+def check_table(checks: Iterable[Check]) -> None:
+    """Parity checks, a row each."""
+    print_table(
+        "Parity with the reference",
+        ("component", "precision", "reference", "", "batch", "max abs", "relative L2", "tolerance", "cosine", "p99.9"),
+        (
+            (
+                check.component,
+                check.precision,
+                check.reference,
+                "ok" if check.passed else "FAILED",
+                str(check.rows),
+                f"{check.figures.max_abs:.2e}",
+                f"{check.figures.relative_l2:.2e}",
+                f"{check.tolerance:.0e}",
+                f"{check.figures.cosine:.8f}",
+                f"{check.figures.p99_9:.2e}",
+            )
+            for check in checks
+        ),
+        text_columns=4,
+    )

@@ -1,0 +1,64 @@
+"""``copgen-edge verify``: is the bundle whole, and does it compute here what its reference computed?"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import click
+
+from ..backends import BACKENDS, create_backend
+from ..bundle import Bundle
+from ..errors import ParityError
+from ..verification import check_bundle, check_files
+from .common import bundle_argument, emit, json_option, need, progress_bar, quiet_option, say
+from .tables import check_table
+
+
+@click.command("verify")
+@bundle_argument
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Compare with the PyTorch reference itself on fresh inputs, not with the outputs the bundle carries.",
+)
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@quiet_option
+@json_option
+def command(bundle: str, checkpoint: Path | None, backend: str, quiet: bool, as_json: bool) -> None:
+    """Check a bundle: hashes, manifest, then each component and a short run against the reference.
+
+    Without --checkpoint the outputs that the reference gave at export, carried by the bundle, are compared, so no
+    PyTorch is needed. Exit code 1 where a component is over its tolerance, 2 where a file is not what was exported.
+    """
+    opened = Bundle.open(bundle)
+    tell = say(quiet)
+    tell(f"{check_files(opened)} files have the sizes and hashes of the manifest")
+    reference, seed = None, None
+    if checkpoint is not None:
+        files = need("copgen_ref.files").find_checkpoint(checkpoint)
+        reference = need("export.reference_backend").ReferenceBackend(
+            files.with_heads(opened.manifest.model.get("heads"))
+        )
+        seed = secrets.randbits(32)
+        tell(f"fresh inputs from seed {seed}")
+    checks = []
+    precisions = opened.precisions()
+    with progress_bar(quiet) as progress:
+        for number, precision in enumerate(precisions):
+            runner = create_backend(opened, backend, precision=precision)
+            if number == 0:
+                tell(f"backend: {runner.name} ({runner.reason})")
+            total = len(opened.manifest.components) + 1
+            seen: set[str] = set()
+            for check in check_bundle(opened, runner, reference=reference, seed=seed):
+                checks.append(check)
+                seen.add(check.component)
+                progress(f"verify {check.component} {precision}", number * total + len(seen), total * len(precisions))
+    if not quiet:
+        check_table(checks)
+    if as_json:
+        emit({"bundle": bundle, "seed": seed, "checks": [check.to_dict() for check in checks]})
+    if failed := [f"{check.component} {check.precision}" for check in checks if not check.passed]:
+        raise ParityError(f"{len(failed)} of {len(checks)} checks are over their tolerance: {', '.join(failed)}")
+    tell(f"all {len(checks)} checks are within their tolerances")

@@ -1,0 +1,61 @@
+"""Output folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import RequestError
+
+
+@contextmanager
+def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
+    """A folder to write in that becomes ``out`` when the block ends well, and vanishes when it does not.
+
+    Raises :class:`RequestError` where ``out`` holds something, cannot be written, or its disk has too little room.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"{out} holds something already; name a new folder, or remove it first")
+    made = _make_parents(out)
+    try:
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise RequestError(f"cannot write below {out.parent}: {error.strerror}; choose another folder") from None
+    try:
+        free = shutil.disk_usage(work).free
+        if free < needed_bytes:
+            raise RequestError(
+                f"{out.parent} has {free / 1e6:.0f} MB free and up to {needed_bytes / 1e6:.0f} MB are needed; make "
+                "room or choose another folder"
+            )
+        yield work
+        # mkdtemp makes folders for the owner alone; a result is an ordinary folder.
+        work.chmod(0o777 & ~_umask())
+        if out.is_dir():
+            out.rmdir()
+        work.rename(out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in made:
+            folder.rmdir()
+        raise
+
+
+def _make_parents(out: Path) -> list[Path]:
+    """Make the folders above ``out``; those that were made, the innermost first."""
+    missing = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make {out.parent}: {error.strerror}; choose another folder") from None
+    return missing
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,290 @@
+"""Encode, denoise, decode: COP-GEN on NumPy arrays keyed by modality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import transforms
+from .backends import Backend, create_backend
+from .bundle import STEP, Bundle
+from .errors import NonFiniteError, RequestError
+from .modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get, resolve
+from .noise import latent_noise
+from .schedule import TRAIN_STEPS
+from .solver import HISTORY, Plan, make_plan
+
+Floats = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total) while the pipeline works."""
+
+DEFAULT_BATCH = 4
+"""Rows a call of a component, at most: it bounds memory and changes no result."""
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+class Pipeline:
+    """A bundle on a backend. Made by :meth:`load`."""
+
+    def __init__(
+        self, bundle: Bundle, backend: Backend, *, low_memory: bool = False, batch: int = DEFAULT_BATCH
+    ) -> None:
+        if batch < 1:
+            raise RequestError(f"found batch {batch}, expected 1 or more")
+        self.bundle = bundle
+        self.backend = backend
+        self._low_memory = low_memory
+        self._batch = batch
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        low_memory: bool = False,
+        batch: int = DEFAULT_BATCH,
+        threads: int = 0,
+    ) -> Pipeline:
+        """Open the folder ``bundle`` on ``backend`` (:data:`~copgen_edge.runtime.backends.BACKENDS`).
+
+        Components load at first use; with ``low_memory`` each is released as soon as its part is done. Raises
+        :class:`BundleError` for a folder that is no whole bundle and :class:`BackendError` where the backend cannot
+        run.
+        """
+        opened = Bundle.open(bundle)
+        runner = create_backend(opened, backend, precision=precision, threads=threads)
+        return cls(opened, runner, low_memory=low_memory, batch=batch)
+
+    def encode(self, key: str, image: ArrayLike, noise: ArrayLike | None = None) -> Floats:
+        """Scaled latents (rows, C, h, w) of ``image`` (rows, channels, H, W) in model space.
+
+        ``noise``, of the latents' shape, draws from the autoencoder's posterior; None takes its mean. The latent of a
+        scalar modality is the array itself. Raises :class:`RequestError` for wrong shapes or non-finite values,
+        :class:`NonFiniteError` where the encoder gives them.
+        """
+        m = get(key)
+        array = _rows_of(key, image, m.image_shape if m.is_image else m.latent_shape)
+        if not m.is_image:
+            return array
+        draw = None if noise is None else _rows_of(key, noise, m.latent_shape, rows=len(array))
+        moments = self._run(f"encoder_{key}", "image", "moments", array)
+        latent, log_variance = (half.copy() for half in np.split(moments, 2, axis=1))
+        if draw is not None:
+            latent += np.exp(np.clip(log_variance, -30, 20) / 2) * draw
+        return latent * np.float32(self.bundle.scale_factors[key])
+
+    def decode(self, key: str, latent: ArrayLike) -> Floats:
+        """Image (rows, channels, H, W) in model space of scaled latents (rows, C, h, w); a scalar is its own image.
+
+        Raises as :meth:`encode` does.
+        """
+        m = get(key)
+        array = _rows_of(key, latent, m.latent_shape)
+        return self._run(f"decoder_{key}", "latent", "image", array) if m.is_image else array
+
+    def denoise(
+        self,
+        conditions: Mapping[str, ArrayLike],
+        outputs: Sequence[str],
+        *,
+        steps: int | None = None,
+        initial_noise: Mapping[str, ArrayLike] | None = None,
+        absent_noise: Mapping[str, ArrayLike] | None = None,
+        seed: int = 0,
+        solver: str | None = None,
+        progress: Progress = _silent,
+    ) -> dict[str, Floats]:
+        """Sampled latents of ``outputs`` given the scaled latents ``conditions``.
+
+        All arrays have the rows of the result. Noise that is not given is drawn from ``seed``, row r as sample r; with
+        neither conditions nor noise there is one row. Conditions are held at t = 0; a modality neither given nor asked
+        for is one draw of noise held at t = 1000. ``steps`` and ``solver`` default to the manifest's.
+
+        Raises :class:`RequestError` for unknown, repeated or no outputs, an output that is also a condition, and arrays
+        that do not fit; :class:`NonFiniteError` naming the step at which the network gave NaN or infinity.
+        """
+        wanted = self._outputs(conditions, outputs)
+        plan = make_plan(
+            solver or self.bundle.manifest.solver, steps if steps is not None else self.bundle.manifest.steps
+        )
+        absent = tuple(key for key in KEYS if key not in wanted and key not in conditions)
+        given = {
+            "condition": (dict(conditions), tuple(conditions)),
+            "initial noise": (dict(initial_noise or {}), wanted),
+            "absent noise": (dict(absent_noise or {}), absent),
+        }
+        rows = _common_rows(given)
+        state = np.empty((rows, JOINT_SIZE), np.float32)
+        for purpose, (arrays, keys) in zip(("condition", "initial", "absent"), given.values(), strict=True):
+            for key in keys:
+                if key in arrays:
+                    values = _rows_of(key, arrays[key], get(key).latent_shape, rows=rows)
+                else:
+                    values = latent_noise(key, rows, seed=seed, purpose=purpose)
+                state[:, JOINT_SLICES[key]] = values.reshape(rows, -1)
+        self.backend.load(STEP)
+        batches = range(0, rows, self._batch)
+        for number, start in enumerate(batches):
+            stop = start + self._batch
+
+            def report(done: int, number: int = number) -> None:
+                progress("denoise", number * len(plan) + done, len(batches) * len(plan))
+
+            state[start:stop] = self._loop(plan, state[start:stop], wanted, absent, report)
+        if self._low_memory:
+            self.backend.release(STEP)
+        return {key: state[:, JOINT_SLICES[key]].reshape(rows, *get(key).latent_shape) for key in wanted}
+
+    def generate(
+        self,
+        conditions: Mapping[str, ArrayLike],
+        outputs: Sequence[str],
+        *,
+        samples: int = 1,
+        steps: int | None = None,
+        seed: int = 0,
+        solver: str | None = None,
+        progress: Progress = _silent,
+    ) -> dict[str, NDArray[np.generic]]:
+        """``samples`` draws of ``outputs`` for each of the N ``conditions``, all in physical units (see
+        :mod:`~copgen_edge.runtime.transforms`).
+
+        Names are keys or families. Conditions have N rows (one where there are none), the result N * samples, sample s
+        of condition n in row n * samples + s. A draw depends on ``seed`` and s alone, not on n or the batch; the draw
+        from an encoder's posterior is shared by a condition's samples. Raises as :meth:`encode` and :meth:`denoise` do.
+        """
+        if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
+            raise RequestError(f"found {samples!r} samples, expected a whole number from 1")
+        wanted = self._outputs(conditions, resolve(outputs))
+        self.check_request(tuple(conditions), wanted)
+        images = {key: transforms.to_model(key, conditions[key]) for key in KEYS if key in conditions}
+        counts = {key: len(image) for key, image in images.items()}
+        if len(set(counts.values())) > 1:
+            raise RequestError(f"conditions differ in their rows: {counts}; give the same number of each")
+        count = next(iter(counts.values()), 1)
+        latents = {}
+        for done, (key, image) in enumerate(images.items()):
+            progress("encode", done, len(images))
+            draw = latent_noise(key, 1, seed=seed, purpose="posterior").repeat(count, axis=0)
+            latents[key] = self.encode(key, image, draw if get(key).is_image else None).repeat(samples, axis=0)
+            progress("encode", done + 1, len(images))
+        purposes = {key: "initial" if key in wanted else "absent" for key in KEYS if key not in images}
+        noise = {
+            key: np.tile(latent_noise(key, samples, seed=seed, purpose=purpose), (count, 1, 1, 1))
+            for key, purpose in purposes.items()
+        }
+        drawn = self.denoise(
+            latents,
+            wanted,
+            steps=steps,
+            initial_noise={key: noise[key] for key in wanted},
+            absent_noise={key: noise[key] for key in noise if key not in wanted},
+            solver=solver,
+            progress=progress,
+        )
+        results = {}
+        for done, key in enumerate(wanted):
+            progress("decode", done, len(wanted))
+            results[key] = transforms.to_physical(key, self.decode(key, drawn[key]))
+            progress("decode", done + 1, len(wanted))
+        return results
+
+    def check_request(self, conditions: Sequence[str], outputs: Sequence[str]) -> None:
+        """Raise :class:`BundleError` where the bundle lacks a component that the run would need.
+
+        A long run must not end at a decoder that was never there.
+        """
+        self.bundle.component(STEP)
+        for prefix, keys in (("encoder", conditions), ("decoder", outputs)):
+            for key in keys:
+                if get(key).is_image:
+                    self.bundle.component(f"{prefix}_{key}")
+
+    def _loop(
+        self, plan: Plan, state: Floats, wanted: Sequence[str], absent: Sequence[str], report: Callable[[int], None]
+    ) -> Floats:
+        """Run ``plan`` on the joint latents ``state`` (rows, 26118); only the columns of ``wanted`` move."""
+        moving = np.zeros(JOINT_SIZE, bool)
+        for key in wanted:
+            moving[JOINT_SLICES[key]] = True
+        times = np.zeros((len(state), len(KEYS)), np.float32)
+        times[:, [KEYS.index(key) for key in absent]] = TRAIN_STEPS
+        generated = [KEYS.index(key) for key in wanted]
+        state = state.copy()
+        x = anchor = state[:, moving]
+        predictions: list[Floats] = []
+        for k in range(len(plan)):
+            times[:, generated] = plan.times[k] * TRAIN_STEPS
+            noise = self.backend.run(STEP, {"latents": state, "timesteps": times})["noise"][:, moving]
+            if not np.isfinite(noise).all():
+                raise NonFiniteError(
+                    f"{STEP} ({self.backend.precision}) gave NaN or infinity at step {k + 1} of {len(plan)}; nothing "
+                    "was written; try --precision fp32, and 'copgen-edge verify' on the bundle"
+                )
+            if plan.begins[k]:
+                anchor = x
+            predictions = [
+                (x - np.float32(plan.sigma[k]) * noise) / np.float32(plan.alpha[k]),
+                *predictions[: HISTORY - 1],
+            ]
+            x = np.float32(plan.anchor[k]) * anchor
+            for weight, prediction in zip(plan.history[k], predictions, strict=False):
+                x = x + np.float32(weight) * prediction
+            state[:, moving] = x
+            report(k + 1)
+        return state
+
+    def _run(self, component: str, source: str, target: str, array: Floats) -> Floats:
+        parts = []
+        for start in range(0, len(array), self._batch):
+            part = self.backend.run(component, {source: array[start : start + self._batch]})[target]
+            if not np.isfinite(part).all():
+                raise NonFiniteError(
+                    f"{component} ({self.backend.precision}) gave NaN or infinity; nothing was written; try "
+                    "--precision fp32, and 'copgen-edge verify' on the bundle"
+                )
+            parts.append(part)
+        if self._low_memory:
+            self.backend.release(component)
+        return np.concatenate(parts)
+
+    def _outputs(self, conditions: Mapping[str, ArrayLike], outputs: Sequence[str]) -> tuple[str, ...]:
+        for key in (*conditions, *outputs):
+            get(key)
+        if not outputs:
+            raise RequestError("nothing to generate: name at least one output modality")
+        if both := [key for key in outputs if key in conditions]:
+            raise RequestError(f"{', '.join(both)} is both given and asked for; leave it out of one of the two")
+        if len(set(outputs)) != len(outputs):
+            raise RequestError(f"an output is named twice in {', '.join(outputs)}")
+        return tuple(key for key in KEYS if key in outputs)
+
+
+def _rows_of(key: str, array: ArrayLike, shape: tuple[int, ...], rows: int | None = None) -> Floats:
+    values = np.asarray(array, np.float32)
+    if values.ndim != 4 or values.shape[1:] != shape or (rows is not None and len(values) != rows) or not len(values):
+        expected = f"({rows if rows is not None else 'rows'}, {str(shape)[1:]}"
+        raise RequestError(f"{key}: found an array of shape {values.shape}, expected {expected}")
+    if not np.isfinite(values).all():
+        raise RequestError(f"{key}: found NaN or infinity in what was given")
+    return values
+
+
+def _common_rows(given: Mapping[str, tuple[Mapping[str, ArrayLike], Sequence[str]]]) -> int:
+    counts: dict[str, int] = {}
+    for what, (arrays, allowed) in given.items():
+        for key, array in arrays.items():
+            if key not in allowed:
+                raise RequestError(f"{what} was given for {key}, which has another role in this run")
+            counts[f"{what} of {key}"] = len(np.asarray(array))
+    if len(set(counts.values())) > 1:
+        raise RequestError(f"arrays differ in their rows: {counts}")
+    return next(iter(counts.values()), 1)
