@@ -112,8 +112,8 @@ class Bundle:
         try:
             manifest = read_manifest(json.loads(raw))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"has no {error}" if isinstance(error, KeyError) else str(error)
-            raise BundleError(f"{path} is corrupt ({what}); export or copy the bundle again") from None
+            what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise BundleError(f"{path} cannot be used ({what}); export or copy the bundle again") from None
         factors = {m["key"]: float(m["scale_factor"]) for m in manifest.modalities}
         return cls(root, manifest, hashlib.sha256(raw).hexdigest(), factors)
 
@@ -189,16 +189,21 @@ def read_manifest(content: Any) -> Manifest:
     if unknown := set(described) - set(COMPONENTS):
         raise ValueError(f"unknown components {sorted(unknown)}")
     components = {name: _component(name, described[name]) for name in COMPONENTS if name in described}
+    if not components:
+        raise ValueError("it has no components")
     solver, steps = content["solver"], content["steps"]
-    if solver not in SOLVERS or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+    if solver not in SOLVERS or type(steps) is not int or not 1 <= steps <= MAX_STEPS:
         raise ValueError(f"solver {solver!r} with {steps!r} steps")
+    model = dict(content["model"])
+    if not isinstance(model["weights"], str):
+        raise ValueError(f"weights {model['weights']!r}")
     return Manifest(
-        model=dict(content["model"]),
+        model=model,
         modalities=modalities,
         solver=solver,
         steps=steps,
         components=components,
-        reference_run=content["reference_run"],
+        reference_run=None if content["reference_run"] is None else _reference_run(content["reference_run"]),
         source=dict(content["source"]),
         tools=dict(content["tools"]),
     )
@@ -243,7 +248,7 @@ def _component(name: str, content: Mapping[str, Any]) -> Component:
     precisions = {
         precision: Variant(
             tuple(_record(f) for f in content["precisions"][precision]["files"]),
-            float(content["precisions"][precision]["tolerance"]),
+            _tolerance(content["precisions"][precision]["tolerance"]),
             dict(content["precisions"][precision]["parity"]),
         )
         for precision in PRECISIONS
@@ -259,6 +264,20 @@ def _component(name: str, content: Mapping[str, Any]) -> Component:
         _record(content["reference"]),
         precisions,
     )
+
+
+def _reference_run(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **content,
+        "file": asdict(_record(content["file"])),
+        "tolerance": {precision: _tolerance(value) for precision, value in content["tolerance"].items()},
+    }
+
+
+def _tolerance(value: Any) -> float:
+    if not 0 < float(value) < float("inf"):
+        raise ValueError(f"tolerance {value!r} is not a positive number")
+    return float(value)
 
 
 def _tensor(content: Mapping[str, Any]) -> TensorSpec:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import RequestError
@@ -18,12 +18,17 @@ def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
 
     Raises :class:`RequestError` where ``out`` holds something, cannot be written, or its disk has too little room.
     """
+    # A link is followed: renaming a folder onto one fails, and only after all the work.
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"{out} holds something already; name a new folder, or remove it first")
+    if out.is_mount():
+        raise RequestError(f"{out} is a mount point, which a finished folder cannot replace; name a new folder in it")
     made = _make_parents(out)
     try:
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     except OSError as error:
+        _remove(made)
         raise RequestError(f"cannot write below {out.parent}: {error.strerror}; choose another folder") from None
     try:
         free = shutil.disk_usage(work).free
@@ -40,19 +45,26 @@ def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
         work.rename(out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
-        for folder in made:
-            folder.rmdir()
+        _remove(made)
         raise
 
 
 def _make_parents(out: Path) -> list[Path]:
     """Make the folders above ``out``; those that were made, the innermost first."""
-    missing = [folder for folder in out.absolute().parents if not folder.exists()]
+    missing = [folder for folder in out.parents if not folder.exists()]
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        _remove(missing)
         raise RequestError(f"cannot make {out.parent}: {error.strerror}; choose another folder") from None
     return missing
+
+
+def _remove(made: list[Path]) -> None:
+    """Remove folders that are empty; another program may have put something in one meanwhile."""
+    for folder in made:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _umask() -> int:

@@ -18,6 +18,7 @@ from .bundle import sha256
 from .errors import RequestError
 from .folders import new_folder
 from .modalities import get, resolve
+from .noise import check_seed
 from .pipeline import Pipeline, Progress
 from .raster.conditions import Conditions, ReadOptions, read_conditions
 from .raster.quicklook import write_quicklook
@@ -82,7 +83,7 @@ def generate_folder(
     Raises :class:`RequestError` for a request that cannot be met and :class:`NonFiniteError` where the model fails;
     nothing is left at ``request.out`` then.
     """
-    outputs = _check_names(request)
+    outputs = _check(request)
     manifest = pipeline.bundle.manifest
     plan = make_plan(request.solver or manifest.solver, manifest.steps if request.steps is None else request.steps)
     pipeline.check_request(resolve(name for name, _ in request.conditions), outputs)
@@ -90,8 +91,8 @@ def generate_folder(
     with new_folder(request.out, estimate_bytes(outputs, request.samples) + _OVERHEAD_BYTES) as work:
         clock.enter("read")
         conditions = read_conditions(request.conditions, request.options)
-        for note in conditions.notes:
-            say(note)
+        for line in (*_engine_notes(pipeline), *conditions.notes):
+            say(line)
         samples = pipeline.generate(
             conditions.physical,
             outputs,
@@ -117,7 +118,15 @@ def generate_folder(
     return result
 
 
-def _check_names(request: Request) -> tuple[str, ...]:
+def _engine_notes(pipeline: Pipeline) -> list[str]:
+    runs = pipeline.backend.describe()
+    notes = [f"backend: {runs['backend']} on {runs['device']}, {runs['precision']} ({runs['reason']})"]
+    if pipeline.bundle.manifest.model["weights"] == "random":
+        notes.append("the weights of this bundle are random: its pictures mean nothing")
+    return notes
+
+
+def _check(request: Request) -> tuple[str, ...]:
     outputs = resolve(request.outputs)
     if not outputs:
         raise RequestError("nothing to generate: name at least one output modality")
@@ -126,6 +135,7 @@ def _check_names(request: Request) -> tuple[str, ...]:
             raise RequestError(f"{', '.join(both)} is both given and asked for; leave it out of one of the two")
     if request.samples < 1:
         raise RequestError(f"found {request.samples} samples, expected 1 or more")
+    check_seed(request.seed)
     return outputs
 
 

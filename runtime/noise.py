@@ -24,15 +24,20 @@ _CELLS = PATCH_METRES // CELL_METRES
 _UINT64 = 2**64
 
 
+def check_seed(seed: int) -> None:
+    """Raise :class:`RequestError` for a seed outside 0..2^64-1."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < _UINT64:
+        raise RequestError(f"found seed {seed!r}, expected a whole number from 0 to 2^64 - 1")
+
+
 def normal(shape: tuple[int, ...], *, seed: int, purpose: str, key: str, sample: int, cell: tuple[int, int]) -> Floats:
     """Standard normal float32 of ``shape`` for one cell (row, column; any sign) of one sample of modality ``key``.
 
     Raises :class:`RequestError` for a seed outside 0..2^64-1.
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < _UINT64:
-        raise RequestError(f"found seed {seed!r}, expected a whole number from 0 to 2^64 - 1")
+    check_seed(seed)
     stream = PURPOSES.index(purpose) * len(KEYS) + KEYS.index(key)
-    counter = np.array([0, sample, cell[0] % _UINT64, cell[1] % _UINT64], np.uint64)
+    counter = np.array([0, sample, int(cell[0]) % _UINT64, int(cell[1]) % _UINT64], np.uint64)
     bits = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=counter)
     count = int(np.prod(shape))
     pairs = -(-count // 2)

@@ -39,10 +39,11 @@ class Figures:
 
 
 def compare(found: NDArray[np.generic], reference: NDArray[np.generic]) -> Figures:
-    """Figures of ``found`` against ``reference``, in float64; non-finite values give infinite errors."""
+    """Figures of ``found`` against ``reference``, in float64; another shape, or a non-finite value in either, gives
+    infinite errors."""
     a = np.asarray(found, np.float64).ravel()
     b = np.asarray(reference, np.float64).ravel()
-    if a.shape != b.shape or not np.isfinite(a).all():
+    if found.shape != reference.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return Figures(np.inf, np.inf, 0.0, np.inf)
     error = np.abs(a - b)
     scale = np.linalg.norm(b)

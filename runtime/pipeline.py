@@ -35,8 +35,8 @@ class Pipeline:
     def __init__(
         self, bundle: Bundle, backend: Backend, *, low_memory: bool = False, batch: int = DEFAULT_BATCH
     ) -> None:
-        if batch < 1:
-            raise RequestError(f"found batch {batch}, expected 1 or more")
+        if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1:
+            raise RequestError(f"found batch {batch!r}, expected a whole number from 1")
         self.bundle = bundle
         self.backend = backend
         self._low_memory = low_memory
@@ -112,9 +112,7 @@ class Pipeline:
         that do not fit; :class:`NonFiniteError` naming the step at which the network gave NaN or infinity.
         """
         wanted = self._outputs(conditions, outputs)
-        plan = make_plan(
-            solver or self.bundle.manifest.solver, steps if steps is not None else self.bundle.manifest.steps
-        )
+        plan = self._plan(solver, steps)
         absent = tuple(key for key in KEYS if key not in wanted and key not in conditions)
         given = {
             "condition": (dict(conditions), tuple(conditions)),
@@ -157,14 +155,16 @@ class Pipeline:
         """``samples`` draws of ``outputs`` for each of the N ``conditions``, all in physical units (see
         :mod:`~copgen_edge.runtime.transforms`).
 
-        Names are keys or families. Conditions have N rows (one where there are none), the result N * samples, sample s
-        of condition n in row n * samples + s. A draw depends on ``seed`` and s alone, not on n or the batch; the draw
-        from an encoder's posterior is shared by a condition's samples. Raises as :meth:`encode` and :meth:`denoise` do.
+        Outputs are keys or families, conditions are keys. Conditions have N rows (one where there are none), the result
+        N * samples, sample s of condition n in row n * samples + s. A draw depends on ``seed`` and s alone, not on n or
+        the batch; the draw from an encoder's posterior is shared by a condition's samples. Raises as :meth:`encode` and
+        :meth:`denoise` do, and :class:`BundleError` where the bundle lacks a component that the run needs.
         """
         if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
             raise RequestError(f"found {samples!r} samples, expected a whole number from 1")
         wanted = self._outputs(conditions, resolve(outputs))
         self.check_request(tuple(conditions), wanted)
+        plan = self._plan(solver, steps)
         images = {key: transforms.to_model(key, conditions[key]) for key in KEYS if key in conditions}
         counts = {key: len(image) for key, image in images.items()}
         if len(set(counts.values())) > 1:
@@ -184,10 +184,10 @@ class Pipeline:
         drawn = self.denoise(
             latents,
             wanted,
-            steps=steps,
+            steps=len(plan),
             initial_noise={key: noise[key] for key in wanted},
             absent_noise={key: noise[key] for key in noise if key not in wanted},
-            solver=solver,
+            solver=plan.solver,
             progress=progress,
         )
         results = {}
@@ -256,6 +256,10 @@ class Pipeline:
             self.backend.release(component)
         return np.concatenate(parts)
 
+    def _plan(self, solver: str | None, steps: int | None) -> Plan:
+        manifest = self.bundle.manifest
+        return make_plan(manifest.solver if solver is None else solver, manifest.steps if steps is None else steps)
+
     def _outputs(self, conditions: Mapping[str, ArrayLike], outputs: Sequence[str]) -> tuple[str, ...]:
         for key in (*conditions, *outputs):
             get(key)
@@ -284,7 +288,7 @@ def _common_rows(given: Mapping[str, tuple[Mapping[str, ArrayLike], Sequence[str
         for key, array in arrays.items():
             if key not in allowed:
                 raise RequestError(f"{what} was given for {key}, which has another role in this run")
-            counts[f"{what} of {key}"] = len(np.asarray(array))
+            counts[f"{what} of {key}"] = len(np.atleast_1d(np.asarray(array)))
     if len(set(counts.values())) > 1:
         raise RequestError(f"arrays differ in their rows: {counts}")
     return next(iter(counts.values()), 1)

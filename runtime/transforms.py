@@ -25,14 +25,14 @@ Floats = NDArray[np.float32]
 def to_model(key: str, physical: ArrayLike) -> Floats:
     """``physical`` units of modality ``key`` in model space, float32.
 
-    Raises :class:`RequestError` for a wrong shape, NaN or infinity, a code outside the catalogue, or a day that is
-    not in the calendar. Radar power and elevation at or below zero become the model's floor.
+    Raises :class:`RequestError` for a wrong shape, NaN or infinity, a code outside the catalogue, a place off the
+    globe, or a day that is not in the calendar. Radar power and elevation at or below zero become the model's floor.
     """
     m = get(key)
     values = np.asarray(physical)
     expected = _physical_shape(m)
     if values.ndim != len(expected) + 1 or values.shape[1:] != expected:
-        raise RequestError(f"{key}: found an array of shape {values.shape}, expected (rows, {str(expected)[1:]}")
+        raise RequestError(f"{key}: found an array of shape {values.shape}, expected {_rows_of(expected)}")
     if values.dtype.kind not in "iufb":
         raise RequestError(f"{key}: found values of type {values.dtype}, expected numbers")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -44,14 +44,20 @@ def to_physical(key: str, model: ArrayLike) -> Array:
     """``model`` space values of modality ``key`` in physical units: float32 images, uint8 codes, float64 degrees,
     int64 (year, month, day).
 
-    Raises :class:`RequestError` for a wrong shape.
+    Raises :class:`RequestError` for a wrong shape, NaN or infinity: an argmax would make a class of them.
     """
     m = get(key)
     values = np.asarray(model, np.float32)
     expected = m.image_shape if m.is_image else m.latent_shape
     if values.ndim != 4 or values.shape[1:] != expected:
-        raise RequestError(f"{key}: found an array of shape {values.shape}, expected (rows, {str(expected)[1:]}")
+        raise RequestError(f"{key}: found an array of shape {values.shape}, expected {_rows_of(expected)}")
+    if not np.isfinite(values).all():
+        raise RequestError(f"{key}: found NaN or infinity in model space; there is no physical value for it")
     return _BACK[m.kind](m, values)
+
+
+def _rows_of(shape: tuple[int, ...]) -> str:
+    return f"(rows, {', '.join(map(str, shape))})"
 
 
 def _physical_shape(m: Modality) -> tuple[int, ...]:
@@ -74,7 +80,7 @@ def _unit(v: Floats) -> Floats:
 
 def _backscatter_to_model(m: Modality, power: Array) -> Floats:
     c = m.constants
-    db = 10 * np.log10(np.where(power <= 0, c["floor"], power))
+    db = 10 * np.log10(np.where(power <= 0, c["floor"], power.astype(np.float64)))
     return ((db - c["min_db"]) / (c["max_db"] - c["min_db"]) * 2 - 1).astype(np.float32)
 
 
@@ -86,7 +92,7 @@ def _backscatter_back(m: Modality, v: Floats) -> Array:
 
 def _elevation_to_model(m: Modality, metres: Array) -> Floats:
     c = m.constants
-    log = np.log1p(np.where(metres <= 0, c["floor"], metres))
+    log = np.log1p(np.where(metres <= 0, c["floor"], metres.astype(np.float64)))
     return ((log - c["min_log"]) / (c["max_log"] - c["min_log"]) * 2 - 1).astype(np.float32)
 
 
@@ -135,9 +141,13 @@ def _date_to_model(m: Modality, ymd: Array) -> Floats:
     rows = []
     for year, month, day in ymd.tolist():
         try:
+            if (year, month, day) != (int(year), int(month), int(day)):
+                raise ValueError
             turn = 2 * np.pi * date(int(year), int(month), int(day)).timetuple().tm_yday / _days(int(year))
         except (ValueError, OverflowError):
-            raise RequestError(f"{m.key}: found {(year, month, day)}, expected a year, month and day") from None
+            raise RequestError(
+                f"{m.key}: found {(year, month, day)}, expected year, month and day of a day in the calendar"
+            ) from None
         rows.append((np.sin(turn), np.cos(turn), 2 * (year - 1950) / 100 - 1))
     return np.array(rows, np.float32).reshape(-1, 1, 1, 3)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..errors import BackendError
+from ..errors import BackendError, BundleError
 from . import Arrays
 from .cuda_probe import gpus
 
@@ -25,11 +25,15 @@ _TINY_MODEL = (
 
 
 def import_onnxruntime() -> Any:
-    """The ``onnxruntime`` module; :class:`BackendError` saying which extra to install where there is none."""
+    """The ``onnxruntime`` module; :class:`BackendError` saying what to do where there is none or it does not load."""
     try:
         module = import_module("onnxruntime")
-    except ImportError:
+    except ModuleNotFoundError:
         module = None
+    except ImportError as error:
+        raise BackendError(
+            f"ONNX Runtime is installed but does not load ({_one_line(error)}); install what it names, or reinstall it"
+        ) from error
     if not hasattr(module, "InferenceSession"):
         raise BackendError(
             "ONNX Runtime is not installed; run pip install 'copgen-edge[cpu]', or 'copgen-edge[gpu]' on a machine "
@@ -128,7 +132,7 @@ def _choose_precision(bundle: Bundle, wanted: str, device: str) -> str:
     there = bundle.precisions()
     if wanted != "auto":
         if wanted not in there:
-            raise BackendError(
+            raise BundleError(
                 f"{bundle.root} has every component in {', '.join(there) or 'no one precision'}, not in {wanted}; "
                 f"export it with --precision {wanted}"
             )
@@ -136,4 +140,4 @@ def _choose_precision(bundle: Bundle, wanted: str, device: str) -> str:
     for precision in ("fp16", "fp32") if device == "cuda" else ("fp32", "fp16"):
         if precision in there:
             return precision
-    raise BackendError(f"{bundle.root} has no precision in which every component is there; export it again")
+    raise BundleError(f"{bundle.root} has no precision in which every component is there; export it again")

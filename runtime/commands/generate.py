@@ -167,10 +167,6 @@ def command(
     pipeline = Pipeline.load(
         bundle, backend=backend, precision=precision, low_memory=low_memory, batch=batch, threads=threads
     )
-    runs = pipeline.backend.describe()
-    tell(f"backend: {runs['backend']} on {runs['device']}, {runs['precision']} ({runs['reason']})")
-    if pipeline.bundle.manifest.model["weights"] == "random":
-        tell("the weights of this bundle are random: pictures mean nothing")
     with progress_bar(quiet) as progress:
         result = generate_folder(pipeline, request, progress=progress, say=tell)
     rasters = sum(entry["kind"] != "quicklook" for entry in result["files"])

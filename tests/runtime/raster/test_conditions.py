@@ -106,7 +106,7 @@ def test_codes_are_read_as_integers_and_named(write_raster: WriteRaster) -> None
 
 
 def test_sentinel_2_anchors_the_window_before_the_others(write_raster: WriteRaster, tmp_path: Path) -> None:
-    dem = write_raster("dem.tif", transform=Affine(30, 0, LEFT - 13, 0, -30, TOP + 13), size=90)
+    dem = write_raster("dem.tif", transform=Affine(5, 0, LEFT - 13, 0, -5, TOP + 13), size=540)
     read = conditions(("DEM", dem), ("S2L1C", cell(write_raster, tmp_path)))
     assert (read.window.left - LEFT) % 60 == 0
     assert "window: the middle of S2L1C: B04.tif" in read.notes

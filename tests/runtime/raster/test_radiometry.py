@@ -180,7 +180,7 @@ def test_a_nodata_value_that_nobody_declared_is_refused(
 ) -> None:
     values = np.full((2 if kind == "db" else 1, 252, 252), -10.0)
     outside = values.copy()
-    outside[:, 0, 0] = odd
+    outside[:, 23, 29] = odd  # the pixel before the window's first
     refuse_implausible(blocks(key, write_raster("far.tif", outside))[0], kind)
     values[:, 100, 100] = odd
     with pytest.raises(RasterError, match=rf"holds {odd:g} in band .* declare it as nodata"):

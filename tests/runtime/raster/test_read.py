@@ -198,6 +198,8 @@ def test_declared_nan_is_nodata_and_undeclared_nan_is_broken(write_raster: Write
     assert np.argwhere(~declared.valid).tolist() == [[2, 3]]
     (undeclared,) = blocks(DEM, write_raster("b.tif", values, resolution=30))
     assert np.argwhere(undeclared.broken).tolist() == [[2, 3], [3, 3]]
+    assert np.argwhere(~np.isfinite(undeclared.values)).tolist() == [[2, 3], [3, 3]]
+    assert np.isnan(undeclared.values[3, 3])
 
 
 def test_a_flag_touches_every_pixel_that_it_contributes_to(write_raster: WriteRaster) -> None:

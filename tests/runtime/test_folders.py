@@ -1,0 +1,167 @@
+"""Output folders: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from copgen_edge.runtime.errors import RequestError
+from copgen_edge.runtime.folders import new_folder
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b" / "out"
+    with new_folder(out, 0) as work:
+        assert work.parent == out.parent
+        assert not out.exists()
+        (work / "x.txt").write_text("x")
+    assert tree(tmp_path) == ["a", "a/b", "a/b/out", "a/b/out/x.txt"]
+
+
+def test_an_empty_folder_that_is_there_is_filled(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with new_folder(out, 0) as work:
+        (work / "x.txt").write_text("x")
+    assert tree(tmp_path) == ["out", "out/x.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("inside"), KeyboardInterrupt()])
+def test_nothing_is_left_when_the_block_fails(tmp_path: Path, error: BaseException) -> None:
+    def fail(work: Path) -> None:
+        (work / "deep").mkdir()
+        (work / "deep" / "x.txt").write_text("x")
+        raise error
+
+    with pytest.raises(type(error)) as caught, new_folder(tmp_path / "a" / "out", 0) as work:
+        fail(work)
+    assert caught.value is error
+    assert tree(tmp_path) == []
+
+
+def test_an_empty_folder_is_still_there_after_a_failure(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ValueError, match="inside"), new_folder(out, 0):
+        raise ValueError("inside")
+    assert tree(tmp_path) == ["out"]
+
+
+def test_what_another_program_put_beside_it_stays_and_hides_no_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inside"), new_folder(tmp_path / "a" / "b" / "out", 0):
+        (tmp_path / "a" / "other.txt").write_text("other")
+        raise ValueError("inside")
+    assert tree(tmp_path) == ["a", "a/other.txt"]
+
+
+@pytest.mark.parametrize("kind", ["file", "full folder"])
+def test_what_is_there_is_never_touched(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("mine")
+    else:
+        out.mkdir()
+        (out / "mine.txt").write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(RequestError, match=r"holds something already; name a new folder"), new_folder(out, 0):
+        pytest.fail("the block must not run")
+    assert tree(tmp_path) == before
+
+
+def test_too_little_room_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 5_000_000))
+    with (
+        pytest.raises(RequestError, match=r"5 MB free and up to 7 MB are needed; make room"),
+        new_folder(tmp_path / "a" / "out", 7_000_000),
+    ):
+        pytest.fail("the block must not run")
+    assert tree(tmp_path) == []
+    with new_folder(tmp_path / "out", 5_000_000):
+        pass
+    assert tree(tmp_path) == ["out"]
+
+
+def test_a_file_in_the_way_of_a_parent_is_a_request_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RequestError, match="choose another folder"), new_folder(tmp_path / "file" / "out", 0):
+        pytest.fail("the block must not run")
+    assert tree(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_parent_that_is_read_only_is_a_request_error(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    for out in (locked / "out", locked / "a" / "out"):
+        with pytest.raises(RequestError, match="choose another folder"), new_folder(out, 0):
+            pytest.fail("the block must not run")
+    assert tree(tmp_path) == ["locked"]
+
+
+def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == out)
+    with pytest.raises(RequestError, match=r"mount point.*name a new folder in it"), new_folder(out, 0):
+        pytest.fail("the block must not run")
+    with new_folder(out / "run", 0):
+        pass
+    assert tree(tmp_path) == ["out", "out/run"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
+    target = tmp_path / "disk" / "target"
+    target.parent.mkdir()
+    if there:
+        target.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    with new_folder(link, 0) as work:
+        (work / "x.txt").write_text("x")
+    assert link.is_symlink()
+    assert (target / "x.txt").read_text() == "x"
+    assert tree(tmp_path / "disk") == ["target", "target/x.txt"]
+
+
+def test_a_relative_path_and_the_empty_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with new_folder(Path(), 0) as work:
+        (work / "x.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    assert tree(tmp_path) == ["here", "here/x.txt"]
+    with new_folder(Path("there/out"), 0):
+        pass
+    assert (tmp_path / "there" / "out").is_dir()
+
+
+def test_the_folder_has_an_ordinary_folders_permissions(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        with new_folder(tmp_path / "out", 0) as work:
+            assert stat.S_IMODE(work.stat().st_mode) == 0o700
+        assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
+        again = os.umask(0o027)
+        assert again == 0o027
+    finally:
+        os.umask(mask)
+
+
+def test_of_two_that_make_one_folder_the_later_fails_and_harms_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OSError), new_folder(out, 0) as slow:
+        (slow / "slow.txt").write_text("slow")
+        with new_folder(out, 0) as fast:
+            (fast / "fast.txt").write_text("fast")
+    assert tree(tmp_path) == ["out", "out/fast.txt"]
