@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .backends import Backend
+from .bundle import STEP
 from .memory import peak_bytes, reset_peak
 from .modalities import KEYS, get
 from .parity import PROBE_SEED, probe_inputs
@@ -104,23 +105,38 @@ def measure_component(backends: Sequence[Backend], component: str, rows: Sequenc
     return timings
 
 
-def measure_run(pipeline: Pipeline, steps: int, progress: Progress) -> dict[str, Any]:
-    """Time one whole run of one sample, loading included: elevation and land cover to all else that the bundle has."""
+def measure_run(pipeline: Pipeline, steps: int, repeat: int, progress: Progress) -> dict[str, Any]:
+    """Time ``repeat`` whole runs of one sample: elevation and land cover to all else that the bundle has.
+
+    Components are loaded before, which is timed apart; with the pipeline's low memory they load within the run again.
+    """
     conditions, outputs = _run_split(pipeline)
     given = {key: to_physical(key, probe_inputs(f"encoder_{key}", 1, PROBE_SEED)["image"]) for key in conditions}
     reset_peak()
     started = time.perf_counter()
-    pipeline.generate(given, outputs, samples=1, steps=steps, progress=progress)
-    seconds = time.perf_counter() - started
-    peak = peak_bytes()
+    encoders = [f"encoder_{key}" for key in conditions]
+    decoders = [f"decoder_{key}" for key in outputs if get(key).is_image]
+    for component in (*encoders, STEP, *decoders):
+        pipeline.backend.load(component)
+    load_seconds = time.perf_counter() - started
+    seconds = []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        pipeline.generate(given, outputs, samples=1, steps=steps, progress=progress)
+        seconds.append(time.perf_counter() - started)
+    median = statistics.median(seconds)
     return {
-        "conditions": list(conditions),
-        "outputs": list(outputs),
+        "conditions": conditions,
+        "outputs": outputs,
         "solver": pipeline.bundle.manifest.solver,
         "steps": steps,
-        "seconds": seconds,
-        "network_calls_per_second": steps / seconds,
-        "peak_bytes": peak,
+        "repeats": repeat,
+        "load_seconds": load_seconds,
+        "median_seconds": median,
+        "min_seconds": min(seconds),
+        "max_seconds": max(seconds),
+        "network_calls_per_second": steps / median,
+        "peak_bytes": peak_bytes(),
     }
 
 

@@ -2,7 +2,8 @@
 
 A draw depends on (seed, purpose, sample, cell, modality) and on nothing else: not on the batch size, the order of the
 windows, the device, or the version of NumPy. Bits come from Philox 4x64-10 (Salmon et al., 2011), whose counter holds
-the sample and the cell, and become normal by Box and Muller's transform in float64.
+the sample and the cell, and become normal by Box and Muller's transform in float64; another platform's sine may move
+the last digit of the float32.
 """
 
 from __future__ import annotations

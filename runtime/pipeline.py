@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total) while the pipeline works."""
 
 DEFAULT_BATCH = 4
-"""Rows a call of a component, at most: it bounds memory and changes no result."""
+"""Rows a call of a component, at most: it bounds memory, and changes results by float32 rounding at most."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -156,9 +156,10 @@ class Pipeline:
         :mod:`~copgen_edge.runtime.transforms`).
 
         Outputs are keys or families, conditions are keys. Conditions have N rows (one where there are none), the result
-        N * samples, sample s of condition n in row n * samples + s. A draw depends on ``seed`` and s alone, not on n or
-        the batch; the draw from an encoder's posterior is shared by a condition's samples. Raises as :meth:`encode` and
-        :meth:`denoise` do, and :class:`BundleError` where the bundle lacks a component that the run needs.
+        N * samples, sample s of condition n in row n * samples + s. But for rounding, a draw depends on ``seed`` and s
+        alone, not on n or the batch; the draw from an encoder's posterior is shared by a condition's samples. Raises as
+        :meth:`encode` and :meth:`denoise` do, and :class:`BundleError` where the bundle lacks a component that the run
+        needs.
         """
         if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
             raise RequestError(f"found {samples!r} samples, expected a whole number from 1")

@@ -99,7 +99,7 @@ def _elevation_to_model(m: Modality, metres: Array) -> Floats:
 def _elevation_back(m: Modality, v: Floats) -> Array:
     c = m.constants
     log = _unit(v).astype(np.float64) * (c["max_log"] - c["min_log"]) + c["min_log"]
-    return np.maximum(np.expm1(log), c["floor"]).astype(np.float32)
+    return np.expm1(log).astype(np.float32)
 
 
 def _codes_to_model(m: Modality, codes: Array) -> Floats:

@@ -70,7 +70,8 @@ def _session(ort: Any, model: bytes | str, device: str, threads: int) -> Any:
     try:
         session = ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions share no public base
-        raise BackendError(f"ONNX Runtime could not open the model on {provider}: {_one_line(error)}") from error
+        what = model if isinstance(model, str) else "a model of one node"
+        raise BackendError(f"ONNX Runtime could not open {what} on {provider}: {_one_line(error)}") from error
     running = session.get_providers()[0]
     if running != provider:
         raise BackendError(f"asked ONNX Runtime for {provider} but {running} runs; check the driver, CUDA and cuDNN")

@@ -30,7 +30,11 @@ _COMPARISONS = ("pytorch", "pytorch-bf16-autocast")
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Timed calls of a component.")
 @click.option("--steps", type=click.IntRange(min=1), help="Network calls of the whole run; the bundle's default.")
 @click.option(
-    "--run/--no-run", default=True, show_default=True, help="Time a whole run: DEM and land cover to all else."
+    "--runs",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Timed whole runs: elevation and land cover to all else.",
 )
 @click.option(
     "--compare",
@@ -51,7 +55,7 @@ def command(
     batch: tuple[str, ...],
     repeat: int,
     steps: int | None,
-    run: bool,
+    runs: int,
     compare: str | None,
     checkpoint: Path | None,
     backend: str,
@@ -84,9 +88,9 @@ def command(
                 progress(f"measure {name}", number, len(names))
                 timings += measure_component([runner, *references], name, batches, repeat)
         whole = None
-        if run and STEP in opened.manifest.components:
+        if runs and STEP in opened.manifest.components:
             with progress_bar(quiet) as progress:
-                whole = measure_run(Pipeline(opened, runner), steps or opened.manifest.steps, progress)
+                whole = measure_run(Pipeline(opened, runner), steps or opened.manifest.steps, runs, progress)
     result = {
         "bundle": None if random else str(bundle),
         "variant": opened.manifest.model.get("variant"),
@@ -133,9 +137,9 @@ def _reference(bundle: Bundle, checkpoint: Path | None, name: str, threads: int)
 
 
 def _print(result: dict[str, Any], timings: list[Timing]) -> None:
-    runs = result["backend"]
+    engine = result["backend"]
     print_table(
-        f"{runs['backend']} {runs['precision']} on {runs['device']}, {runs['threads']} threads",
+        f"{engine['backend']} {engine['precision']} on {engine['device']}, {engine['threads']} threads",
         ("component", "engine", "batch", "median s", "min s", "max s", "calls/s", "load s", "peak MB"),
         (
             (
@@ -155,8 +159,9 @@ def _print(result: dict[str, Any], timings: list[Timing]) -> None:
     )
     if run := result["run"]:
         click.echo(
-            f"whole run ({', '.join(run['conditions'])} -> all else): {run['seconds']:.2f} s for {run['steps']} steps, "
-            f"{run['network_calls_per_second']:.2f} network calls a second, peak memory "
-            f"{(run['peak_bytes'] or 0) / 1e6:.0f} MB",
+            f"whole run ({', '.join(run['conditions'])} to all else, {run['steps']} steps): median of "
+            f"{run['repeats']} {run['median_seconds']:.2f} s ({run['min_seconds']:.2f} to {run['max_seconds']:.2f}), "
+            f"{run['network_calls_per_second']:.2f} network calls a second, loading {run['load_seconds']:.2f} s, peak "
+            f"memory {(run['peak_bytes'] or 0) / 1e6:.0f} MB",
             err=True,
         )

@@ -25,7 +25,7 @@ def test_the_peak_rises_with_what_is_held() -> None:
     del held
     after = peak_bytes()
     assert after is not None
-    assert after >= during
+    assert after > 200 << 20
 
 
 @linux

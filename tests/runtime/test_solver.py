@@ -20,7 +20,8 @@ STEPS = (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 50)
 
 def run(plan: Plan, x: Doubles, predict: Denoiser) -> Doubles:
     """What the plan says, in float64, written from its docstring."""
-    anchor, history = x, []
+    anchor = x
+    history: list[Doubles] = []
     for k in range(len(plan)):
         m = (x - plan.sigma[k] * predict(x, plan.alpha[k], plan.sigma[k])) / plan.alpha[k]
         if plan.begins[k]:

@@ -1,0 +1,186 @@
+"""``verify``, ``info``, ``doctor``, ``bench``, ``weights``: exit codes, tables on stderr, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from copgen_edge.runtime.backends import onnxruntime
+from copgen_edge.runtime.bundle import COMPONENTS
+
+from .conftest import Run
+
+
+def test_verify_a_whole_bundle(run: Run, bundle: Path) -> None:
+    outcome = run("verify", bundle, "--json")
+    assert outcome.code == 0, outcome.err
+    checks = outcome.json["checks"]
+    assert [check["component"] for check in checks] == [*COMPONENTS, "run"]
+    assert all(check["passed"] and check["relative_l2"] <= check["tolerance"] <= 5e-5 for check in checks)
+    assert all({"max_abs", "relative_l2", "cosine", "p99_9"} <= set(check) for check in checks)
+    assert "all 22 checks are within their tolerances" in outcome.err
+    assert "encoder_DEM_DEM" in outcome.err
+
+
+@pytest.fixture
+def part(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of the network and one autoencoder: a reference is slow."""
+    copy = tmp_path / "part"
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    kept = ("encoder_DEM_DEM", "dit_step", "decoder_DEM_DEM")
+    manifest["components"] = {name: manifest["components"][name] for name in kept}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def test_verify_against_the_checkpoint(run: Run, part: Path, checkpoint: Path) -> None:
+    outcome = run("verify", part, "--checkpoint", checkpoint, "--json")
+    assert outcome.code == 0, outcome.err
+    checks = outcome.json["checks"]
+    names = ["encoder_DEM_DEM", "dit_step", "decoder_DEM_DEM"]
+    assert [(check["component"], check["rows"]) for check in checks] == [
+        *((name, rows) for name in names for rows in (1, 3)),
+        ("run", 1),
+    ]
+    assert {check["reference"] for check in checks} == {"live"}
+    assert outcome.json["seed"] != run("verify", part, "--checkpoint", checkpoint, "--json").json["seed"]
+
+
+def test_verify_against_another_checkpoint_fails(run: Run, part: Path, tmp_path: Path) -> None:
+    assert run("weights", "random", "--out", tmp_path / "other", "--seed", 5).code == 0
+    outcome = run("verify", part, "--checkpoint", tmp_path / "other")
+    assert outcome.code == 1
+    assert "7 of 7 checks are over their tolerance" in outcome.err
+    assert "dit_step fp32" in outcome.err and "FAILED" in outcome.err
+
+
+@pytest.mark.parametrize("victim", ["onnx/decoder_DEM_DEM.fp32.onnx", "reference/run.npz", "reference/dit_step.npz"])
+def test_verify_a_tampered_file(run: Run, bundle: Path, tmp_path: Path, victim: str) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    content = bytearray((copy / victim).read_bytes())
+    content[-5] ^= 1
+    (copy / victim).write_bytes(content)
+    outcome = run("verify", copy)
+    assert outcome.code == 2 and Path(victim).name in outcome.err and "SHA-256" in outcome.err
+
+
+def test_no_bundle(run: Run, tmp_path: Path) -> None:
+    for verb in ("verify", "info", "bench"):
+        outcome = run(verb, tmp_path)
+        assert outcome.code == 2 and "is no bundle" in outcome.err
+
+
+def test_info(run: Run, bundle: Path) -> None:
+    outcome = run("info", bundle, "--json")
+    assert outcome.code == 0
+    assert outcome.json["components"] == list(COMPONENTS) and outcome.json["missing"] == []
+    assert len(outcome.json["modalities"]) == 12 and outcome.json["precisions"] == ["fp32"]
+    assert outcome.json["model"]["heads"] == 4
+    text = run("info", bundle)
+    assert "width 64, depth 4, 4 heads" in text.out and "S2L1C_cloud_mask" in text.err
+
+
+def test_doctor_with_and_without_an_engine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = run("doctor", "--json")
+    assert outcome.code == 0 and outcome.json["can_generate"] and outcome.json["can_export"]
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr(onnxruntime, "import_module", absent)
+    onnxruntime.cuda_obstacle.cache_clear()
+    without = run("doctor")
+    onnxruntime.cuda_obstacle.cache_clear()
+    assert without.code == 2 and "copgen-edge[cpu]" in without.out
+
+
+def test_bench_components_and_a_run(run: Run, bundle: Path, checkpoint: Path) -> None:
+    outcome = run(
+        "bench", bundle, "--components", "dit_step,decoder_DEM_DEM", "--batch", "1,2", "--repeat", 2, "--steps", 2,
+        "--runs", 2,
+        "--compare", "pytorch", "--checkpoint", checkpoint, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    rows = outcome.json["components"]
+    engines = ("onnxruntime-cpu", "pytorch", "pytorch-bf16-autocast")
+    expected = [(c, e, b) for c in ("dit_step", "decoder_DEM_DEM") for b in (1, 2) for e in engines]
+    assert [(row["component"], row["engine"], row["batch"]) for row in rows] == expected
+    for row in rows:
+        assert 0 < row["min_seconds"] <= row["median_seconds"] <= row["max_seconds"] and row["repeats"] == 2
+        assert row["calls_per_second"] == pytest.approx(1 / row["median_seconds"])
+    assert rows[0]["load_seconds"] > 0
+    whole = outcome.json["run"]
+    assert whole["steps"] == 2 and whole["network_calls_per_second"] == pytest.approx(2 / whole["median_seconds"])
+    assert 0 < whole["min_seconds"] <= whole["median_seconds"] <= whole["max_seconds"] and whole["repeats"] == 2
+    assert len(whole["outputs"]) == 10 and whole["conditions"] == ["DEM_DEM", "LULC_LULC"]
+    assert "dit_step" in outcome.err and "network calls a second" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "give either a BUNDLE"),
+        (("--variant", "small"), "give either a BUNDLE"),
+        (("{bundle}", "--random"), "give either a BUNDLE"),
+        (("{bundle}", "--batch", "0"), "batch sizes"),
+        (("{bundle}", "--batch", "two"), "batch sizes"),
+        (("{bundle}", "--compare", "pytorch"), "give --checkpoint"),
+        (("{bundle}", "--components", "decoder_moon"), "decoder_moon"),
+    ],
+)
+def test_bench_refusals(run: Run, bundle: Path, arguments: tuple[str, ...], expected: str) -> None:
+    outcome = run("bench", *(argument.format(bundle=bundle) for argument in arguments))
+    assert outcome.code == 2 and expected in outcome.err
+
+
+def test_random_weights_are_called_random(run: Run, tmp_path: Path) -> None:
+    from copgen_edge.copgen_ref.files import find_checkpoint
+
+    assert run("weights", "random", "--out", tmp_path / "weights").code == 0
+    assert find_checkpoint(tmp_path / "weights").weights == "random"
+    again = run("weights", "random", "--out", tmp_path / "weights")
+    assert again.code == 2 and "not empty" in again.err
+
+
+def test_fetching_without_a_network(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    outcome = run("weights", "fetch", "--out", tmp_path / "weights")
+    assert outcome.code == 2
+    said = outcome.err.strip().splitlines()[-1]
+    assert "hf download mespinosami/copgen-base" in said and "hf download mespinosami/copgen-vaes" in said
+
+
+def test_a_missing_package_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from copgen_edge.runtime.commands import common
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name="torch")
+
+    monkeypatch.setattr(common, "import_module", absent)
+    outcome = run("export", "--checkpoint", tmp_path, "--out", tmp_path / "bundle")
+    assert outcome.code == 2 and "torch" in outcome.err and "copgen-edge[export]" in outcome.err
+
+
+def test_help_and_version(run: Run) -> None:
+    assert run("--version").out.startswith("copgen-edge, version 0.")
+    listed = run("--help").out
+    for verb in ("demo", "export", "verify", "generate", "bench", "info", "doctor", "weights"):
+        assert verb in listed
+        shown = run(verb, "--help")
+        assert shown.code == 0 and "Usage" in shown.out
+    unknown = run("fly")
+    assert unknown.code == 2 and "fly" in unknown.err
+
+
+def test_the_tolerance_is_a_contract(bundle: Path) -> None:
+    from copgen_edge.runtime.bundle import Bundle
+
+    components = Bundle.open(bundle).manifest.components.values()
+    assert {c.precisions["fp32"].tolerance for c in components} == {5e-5}
+    assert all(np.isfinite(c.precisions["fp32"].parity["relative_l2"]) for c in components)
