@@ -150,7 +150,7 @@ def _reference_run(
 ) -> dict[str, Any]:
     """What the reference draws in a short run, for a machine that has no reference."""
     write_manifest(work, manifest)
-    latents = short_run(Bundle.open(work), reference, PROBE_SEED)
+    latents = short_run(Bundle.open(work), reference, seed=PROBE_SEED)
     record = _save(work, RUN, latents)
     return {
         "file": {"path": record.path, "bytes": record.bytes, "sha256": record.sha256},

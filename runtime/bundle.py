@@ -270,6 +270,8 @@ def _reference_run(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **content,
         "file": asdict(_record(content["file"])),
+        "seed": int(content["seed"]),
+        "steps": int(content["steps"]),
         "tolerance": {precision: _tolerance(value) for precision, value in content["tolerance"].items()},
     }
 

@@ -16,6 +16,9 @@ from .errors import RequestError
 def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
     """A folder to write in that becomes ``out`` when the block ends well, and vanishes when it does not.
 
+    What was written is on the disk before the name is, so that a power cut leaves no whole-looking folder of empty
+    files; it can leave a hidden folder ``.NAME.partial-...`` beside ``out``, as a kill can.
+
     Raises :class:`RequestError` where ``out`` holds something, cannot be written, or its disk has too little room.
     """
     # A link is followed: renaming a folder onto one fails, and only after all the work.
@@ -40,9 +43,12 @@ def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
         yield work
         # mkdtemp makes folders for the owner alone; a result is an ordinary folder.
         work.chmod(0o777 & ~_umask())
+        for path in (*work.rglob("*"), work):
+            _sync(path)
         if out.is_dir():
             out.rmdir()
         work.rename(out)
+        _sync(out.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         _remove(made)
@@ -58,6 +64,14 @@ def _make_parents(out: Path) -> list[Path]:
         _remove(missing)
         raise RequestError(f"cannot make {out.parent}: {error.strerror}; choose another folder") from None
     return missing
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(made: list[Path]) -> None:

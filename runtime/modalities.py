@@ -185,13 +185,13 @@ def get(key: str) -> Modality:
         raise RequestError(f"unknown modality {key!r}; keys are {', '.join(KEYS)}") from None
 
 
-def resolve(names: Iterable[str]) -> tuple[str, ...]:
-    """Keys of ``names`` (keys or families), without repeats, in network order.
+def resolve(names: Iterable[str] | str) -> tuple[str, ...]:
+    """Keys of ``names`` (keys or families, or one of them alone), without repeats, in network order.
 
     Raises :class:`RequestError` for a name that is neither.
     """
     wanted: set[str] = set()
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         if name in BY_KEY:
             wanted.add(name)
         elif name in FAMILIES:

@@ -33,9 +33,9 @@ class Figures:
     cosine: float
     p99_9: float
 
-    def to_dict(self) -> dict[str, float]:
-        """Plain numbers, for JSON."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain numbers, for JSON, which has no infinity: None stands for it."""
+        return {name: value if np.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 def compare(found: NDArray[np.generic], reference: NDArray[np.generic]) -> Figures:

@@ -2,7 +2,8 @@
 
 A variance-preserving process with 1000 discrete betas, linspace(sqrt(0.00085), sqrt(0.012), 1000)^2 (the
 "scaled linear" schedule of latent diffusion). log alpha at t = n/1000 is half the cumulative sum of log(1 - beta) up to
-and including beta_n; it is linear in between, and the first segment extends to t < 1/1000. All float64.
+and including beta_n; it is linear in between, and the first segment extends to t < 1/1000 (down to 5e-6, where alpha
+would pass 1). All float64.
 """
 
 from __future__ import annotations

@@ -106,9 +106,9 @@ def _check_component(
     backend.release(name)
 
 
-def short_run(bundle: Bundle, backend: Backend, seed: int) -> Arrays:
-    """Latents of every modality from noise in :data:`RUN_STEPS` network calls of the bundle's solver."""
-    return Pipeline(bundle, backend, low_memory=True).denoise({}, KEYS, steps=RUN_STEPS, seed=seed)
+def short_run(bundle: Bundle, backend: Backend, *, seed: int, steps: int = RUN_STEPS) -> Arrays:
+    """Latents of every modality from noise in ``steps`` network calls of the bundle's solver."""
+    return Pipeline(bundle, backend, low_memory=True).denoise({}, KEYS, steps=steps, seed=seed)
 
 
 def _check_run(bundle: Bundle, backend: Backend, reference: Backend | None, seed: int | None) -> Check:
@@ -116,13 +116,14 @@ def _check_run(bundle: Bundle, backend: Backend, reference: Backend | None, seed
     if record is None:
         raise BundleError(f"{bundle.root} has a network but no reference run; export it again")
     tolerance = float(record["tolerance"][backend.precision])
+    steps = record["steps"]
     if reference is None:
-        seed = PROBE_SEED
+        seed = record["seed"]
         expected = _stored(bundle, FileRecord(**record["file"]))
     else:
         seed = PROBE_SEED + 1 if seed is None else seed
-        expected = short_run(bundle, reference, seed)
-    figures = _figures(short_run(bundle, backend, seed), expected)
+        expected = short_run(bundle, reference, seed=seed, steps=steps)
+    figures = _figures(short_run(bundle, backend, seed=seed, steps=steps), expected)
     kind = "stored" if reference is None else "live"
     return Check(RUN, backend.precision, backend.name, kind, 1, figures, tolerance)
 
@@ -136,6 +137,6 @@ def _stored(bundle: Bundle, record: FileRecord) -> Arrays:
         return {name: arrays[name] for name in arrays}
 
 
-def summarise(checks: Sequence[Check]) -> dict[str, float]:
+def summarise(checks: Sequence[Check]) -> dict[str, float | None]:
     """The worst figures of several checks of one component, as the manifest records them."""
     return worst([check.figures for check in checks]).to_dict()

@@ -49,6 +49,8 @@ def create_backend(bundle: Bundle, name: str, *, precision: str = "auto", thread
 
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
+    if threads < 0:
+        raise BackendError(f"found {threads} threads, expected 1 or more, or 0 for the engine's own choice")
     if name == "onnxruntime-cpu":
         return OnnxRuntimeBackend(bundle, "cpu", precision, "asked for", threads)
     obstacle = cuda_obstacle()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -125,7 +124,7 @@ class OnnxRuntimeBackend:
             "precision": self.precision,
             "reason": self.reason,
             "onnxruntime": self._ort.__version__,
-            "threads": self._threads or os.cpu_count(),
+            "threads": self._threads or "default",
         }
 
 

@@ -155,7 +155,7 @@ def test_components_are_released_before_the_next(copy_part: CopyPart) -> None:
 
 def test_the_short_run_is_every_modality_and_repeatable(copy_part: CopyPart) -> None:
     opened, backend = on_cpu(copy_part(STEP))
-    one, again, other = (short_run(opened, backend, seed) for seed in (1, 1, 2))
+    one, again, other = (short_run(opened, backend, seed=seed) for seed in (1, 1, 2))
     assert len(one) == 12
     for key, values in one.items():
         np.testing.assert_array_equal(values, again[key])
