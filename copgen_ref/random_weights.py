@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from ..runtime.errors import CheckpointError, RequestError
+from ..runtime.errors import RequestError
+from ..runtime.folders import new_folder
 from ..runtime.modalities import IMAGE_KEYS, get
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .files import AUTOENCODER_FOLDERS, CONFIG_NAME
@@ -41,32 +40,26 @@ def write_random_checkpoint(folder: str | Path, variant: str = "small", *, seed:
     """Write a checkpoint of :data:`RANDOM_VARIANTS` with random weights to ``folder``, and return that folder.
 
     The same seed gives the same weights. One component is in memory at a time, and ``folder`` appears only when it is
-    complete. Raises :class:`RequestError` for an unknown variant, :class:`CheckpointError` where ``folder`` already
-    holds something.
+    complete. Raises :class:`RequestError` for an unknown variant and where ``folder`` already holds something.
     """
     if variant not in _DIMENSIONS:
         raise RequestError(f"unknown variant {variant!r}; those with random weights are {', '.join(RANDOM_VARIANTS)}")
-    root = Path(folder).absolute()
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise CheckpointError(f"{root} already exists and is not empty; give another folder, or delete it first")
     dimensions = _DIMENSIONS[variant]
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        with torch.device("meta"):
-            network = CopgenNetwork(dimensions.network)
-        _write(partial / f"models/copgen/cop_gen_{variant}/nnet_ema.pth", network, f"{seed}/network")
-        for key in IMAGE_KEYS:
-            with torch.device("meta"):
-                autoencoder = Autoencoder(AutoencoderConfig(get(key).channels, dimensions.ch, dimensions.ch_mult))
-            _write(partial / f"models/vae/{AUTOENCODER_FOLDERS[key]}/model-50-ema.pth", autoencoder, f"{seed}/{key}")
+    with torch.device("meta"):
+        network = CopgenNetwork(dimensions.network)
+        autoencoders = {
+            key: Autoencoder(AutoencoderConfig(get(key).channels, dimensions.ch, dimensions.ch_mult))
+            for key in IMAGE_KEYS
+        }
+    needed = sum(4 * p.numel() for model in (network, *autoencoders.values()) for p in model.parameters())
+    root = Path(folder)
+    with new_folder(root, needed) as work:
+        _write(work / f"models/copgen/cop_gen_{variant}/nnet_ema.pth", network, f"{seed}/network")
+        for key, autoencoder in autoencoders.items():
+            _write(work / f"models/vae/{AUTOENCODER_FOLDERS[key]}/model-50-ema.pth", autoencoder, f"{seed}/{key}")
         config = {"num_heads": dimensions.network.heads, "weights": "random"}
-        (partial / CONFIG_NAME).write_text(json.dumps(config) + "\n", encoding="utf-8")
-        partial.replace(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return root
+        (work / CONFIG_NAME).write_text(json.dumps(config) + "\n", encoding="utf-8")
+    return root.resolve()
 
 
 def _write(path: Path, model: nn.Module, seed: str) -> None:

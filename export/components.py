@@ -1,8 +1,6 @@
-"""The components as PyTorch modules with plain tensor inputs and outputs, and their contracts."""
+"""The components as PyTorch modules with plain tensor inputs and outputs."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +8,7 @@ from torch import Tensor, nn
 from ..copgen_ref.autoencoder import Autoencoder
 from ..copgen_ref.checkpoint import CheckpointFiles, load_autoencoder, load_network
 from ..copgen_ref.network import CopgenNetwork
-from ..runtime.bundle import STEP, TensorSpec
-from ..runtime.modalities import JOINT_SIZE, KEYS, get
+from ..runtime.components import STEP
 
 
 class EncoderModule(nn.Module):
@@ -45,31 +42,6 @@ class StepModule(nn.Module):
 
     def forward(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         return self.network.forward_joint(latents, timesteps)
-
-
-@dataclass(frozen=True)
-class Contract:
-    """Names and shapes at a component's edges; all float32, whatever happens inside."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-def contract(name: str) -> Contract:
-    """The contract of the component ``name``."""
-    if name == STEP:
-        inputs = (_spec("latents", JOINT_SIZE), _spec("timesteps", len(KEYS)))
-        return Contract(inputs, (_spec("noise", JOINT_SIZE),))
-    part, key = name.split("_", 1)
-    m = get(key)
-    if part == "encoder":
-        channels, height, width = m.latent_shape
-        return Contract((_spec("image", *m.image_shape),), (_spec("moments", 2 * channels, height, width),))
-    return Contract((_spec("latent", *m.latent_shape),), (_spec("image", *m.image_shape),))
-
-
-def _spec(name: str, *shape: int) -> TensorSpec:
-    return TensorSpec(name, "float32", ("batch", *shape))
 
 
 def build_module(files: CheckpointFiles, name: str) -> nn.Module:

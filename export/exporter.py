@@ -18,9 +18,7 @@ from ..copgen_ref.checkpoint import CheckpointFiles, find_checkpoint, load_netwo
 from ..copgen_ref.network import VARIANTS, NetworkConfig
 from ..runtime.backends import create_backend
 from ..runtime.bundle import (
-    COMPONENTS,
     PRECISIONS,
-    STEP,
     Bundle,
     Component,
     FileRecord,
@@ -30,13 +28,14 @@ from ..runtime.bundle import (
     sha256,
     write_manifest,
 )
+from ..runtime.components import COMPONENTS, STEP, contract
 from ..runtime.errors import ParityError, RequestError
 from ..runtime.folders import new_folder
 from ..runtime.modalities import KEYS
 from ..runtime.parity import PROBE_SEED, RUN_STEPS, probe_inputs
 from ..runtime.solver import DEFAULT_SOLVER, DEFAULT_STEPS
 from ..runtime.verification import RUN, Check, check_bundle, short_run, summarise
-from .components import build_module, contract
+from .components import build_module
 from .half import to_half
 from .onnx_file import OPSET, write_onnx
 from .reference_backend import ReferenceBackend
@@ -73,6 +72,9 @@ def export_bundle(
     wanted = _precisions(precisions)
     files = find_checkpoint(checkpoint).with_heads(num_heads)
     names = _components(files, components)
+    for name in names:
+        # Weights are mapped, not read: a file that will not do is refused before the first export, not after the last.
+        build_module(files, name)
     sources = sum(path.stat().st_size for path in _source_files(files))
     with new_folder(out, len(wanted) * sources) as work:
         manifest, checks = _build(files, work, names, wanted, progress)
@@ -99,8 +101,8 @@ def _build(
     reference = ReferenceBackend(files)
     if STEP in names:
         manifest = replace(manifest, reference_run=_reference_run(work, manifest, reference, precisions))
-    write_manifest(work, manifest)
-    bundle = Bundle.open(work)
+    # The manifest is written last: an export that is killed leaves nothing that can be opened as a bundle.
+    bundle = Bundle(work, manifest, "")
     checks: list[Check] = []
     for number, precision in enumerate(precisions):
         backend = create_backend(bundle, "onnxruntime-cpu", precision=precision)
@@ -149,8 +151,7 @@ def _reference_run(
     work: Path, manifest: Manifest, reference: ReferenceBackend, precisions: Sequence[str]
 ) -> dict[str, Any]:
     """What the reference draws in a short run, for a machine that has no reference."""
-    write_manifest(work, manifest)
-    latents = short_run(Bundle.open(work), reference, seed=PROBE_SEED)
+    latents = short_run(Bundle(work, manifest, ""), reference, seed=PROBE_SEED)
     record = _save(work, RUN, latents)
     return {
         "file": {"path": record.path, "bytes": record.bytes, "sha256": record.sha256},

@@ -14,8 +14,8 @@ import onnx_ir
 import torch
 from torch import nn
 
+from ..runtime.components import Contract
 from ..runtime.errors import CopgenError
-from .components import Contract
 
 OPSET = 20
 """Read by TensorRT 10.0 to 11.x and TensorRT-RTX, and the last before their attention and norm support diverges."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..copgen_ref.checkpoint import CheckpointFiles
-from .components import build_module, contract
+from ..runtime.components import contract
+from .components import build_module
 
 
 class ReferenceBackend:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .backends import Backend
-from .bundle import STEP
+from .components import STEP
 from .memory import peak_bytes, reset_peak
 from .modalities import KEYS, get
 from .parity import PROBE_SEED, probe_inputs

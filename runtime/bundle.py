@@ -8,34 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .components import COMPONENTS, STEP, TensorSpec, contract
 from .errors import BundleError
-from .modalities import IMAGE_KEYS, KEYS, MODALITIES
+from .modalities import KEYS, MODALITIES
 from .solver import MAX_STEPS, SOLVERS
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PRECISIONS = ("fp32", "fp16")
-STEP = "dit_step"
-COMPONENTS: tuple[str, ...] = (
-    *(f"encoder_{key}" for key in IMAGE_KEYS),
-    STEP,
-    *(f"decoder_{key}" for key in IMAGE_KEYS),
-)
-"""The 21 components of a whole model: ten encoders, the network, ten decoders."""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """A named input or output; the first dimension is always ``"batch"``."""
-
-    name: str
-    dtype: str
-    shape: tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -94,12 +80,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk, its manifest read and checked."""
+    """A bundle on disk, its manifest read and checked. ``digest`` is the SHA-256 of the manifest."""
 
     root: Path
     manifest: Manifest
     digest: str
-    scale_factors: Mapping[str, float] = field(repr=False)
 
     @classmethod
     def open(cls, root: str | Path) -> Bundle:
@@ -111,11 +96,15 @@ class Bundle:
         raw = path.read_bytes()
         try:
             manifest = read_manifest(json.loads(raw))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise BundleError(f"{path} cannot be used ({what}); export or copy the bundle again") from None
-        factors = {m["key"]: float(m["scale_factor"]) for m in manifest.modalities}
-        return cls(root, manifest, hashlib.sha256(raw).hexdigest(), factors)
+        return cls(root, manifest, hashlib.sha256(raw).hexdigest())
+
+    @cached_property
+    def scale_factors(self) -> Mapping[str, float]:
+        """What multiplies the latent of each modality."""
+        return {m["key"]: float(m["scale_factor"]) for m in self.manifest.modalities}
 
     def component(self, name: str) -> Component:
         """The component ``name``; :class:`BundleError` where the bundle lacks it."""
@@ -197,13 +186,18 @@ def read_manifest(content: Any) -> Manifest:
     model = dict(content["model"])
     if not isinstance(model["weights"], str):
         raise ValueError(f"weights {model['weights']!r}")
+    run = content["reference_run"]
+    if STEP in components:
+        if any(type(model[name]) is not int for name in ("width", "depth", "heads")):
+            raise ValueError("the network's width, depth and heads are no whole numbers")
+        run = run and _reference_run(run, components[STEP].precisions)
     return Manifest(
         model=model,
         modalities=modalities,
         solver=solver,
         steps=steps,
         components=components,
-        reference_run=None if content["reference_run"] is None else _reference_run(content["reference_run"]),
+        reference_run=run,
         source=dict(content["source"]),
         tools=dict(content["tools"]),
     )
@@ -237,7 +231,7 @@ def _check_modalities(found: tuple[Mapping[str, Any], ...]) -> None:
     if [m["key"] for m in found] != list(KEYS):
         raise ValueError("its modalities are not the twelve of this program, in the network's order")
     factors = {m["key"]: m["scale_factor"] for m in found}
-    if not all(isinstance(f, (int, float)) and 0 < f < float("inf") for f in factors.values()):
+    if not all(type(f) in (int, float) and 0 < f < float("inf") for f in factors.values()):
         raise ValueError("a scale factor is not a positive number")
     for mine, theirs in zip(describe_modalities(factors), found, strict=True):
         if differing := [name for name in mine if mine[name] != theirs[name]]:
@@ -256,23 +250,28 @@ def _component(name: str, content: Mapping[str, Any]) -> Component:
     }
     if content["name"] != name or not precisions or not all(v.files for v in precisions.values()):
         raise ValueError(f"component {name} has no files or another name")
+    inputs, outputs = (tuple(_tensor(t) for t in content[edge]) for edge in ("inputs", "outputs"))
+    known = contract(name)
+    if (inputs, outputs) != (known.inputs, known.outputs):
+        raise ValueError(f"component {name} has other inputs or outputs than this program gives and takes")
     return Component(
         name,
-        tuple(_tensor(t) for t in content["inputs"]),
-        tuple(_tensor(t) for t in content["outputs"]),
+        inputs,
+        outputs,
         int(content["opset"]),
         _record(content["reference"]),
         precisions,
     )
 
 
-def _reference_run(content: Mapping[str, Any]) -> dict[str, Any]:
+def _reference_run(content: Mapping[str, Any], precisions: Iterable[str]) -> dict[str, Any]:
+    seed, steps = content["seed"], content["steps"]
+    if type(seed) is not int or type(steps) is not int or seed < 0 or not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"a reference run of {steps!r} steps from seed {seed!r}")
     return {
         **content,
         "file": asdict(_record(content["file"])),
-        "seed": int(content["seed"]),
-        "steps": int(content["steps"]),
-        "tolerance": {precision: _tolerance(value) for precision, value in content["tolerance"].items()},
+        "tolerance": {precision: _tolerance(content["tolerance"][precision]) for precision in precisions},
     }
 
 

@@ -23,7 +23,11 @@ def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
     """
     # A link is followed: renaming a folder onto one fails, and only after all the work.
     out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise RequestError(f"cannot make {out}: {error.strerror}; choose another folder") from None
+    if taken:
         raise RequestError(f"{out} holds something already; name a new folder, or remove it first")
     if out.is_mount():
         raise RequestError(f"{out} is a mount point, which a finished folder cannot replace; name a new folder in it")

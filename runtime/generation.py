@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from .bundle import sha256
 from .errors import RequestError
 from .folders import new_folder
-from .modalities import get, resolve
+from .memory import available_bytes
+from .modalities import JOINT_SIZE, get, resolve
 from .noise import check_seed
 from .pipeline import Pipeline, Progress
 from .raster.conditions import Conditions, ReadOptions, read_conditions
@@ -135,8 +136,21 @@ def _check(request: Request) -> tuple[str, ...]:
             raise RequestError(f"{', '.join(both)} is both given and asked for; leave it out of one of the two")
     if request.samples < 1:
         raise RequestError(f"found {request.samples} samples, expected 1 or more")
+    _check_memory(outputs, request.samples)
     check_seed(request.seed)
     return outputs
+
+
+def _check_memory(outputs: tuple[str, ...], samples: int) -> None:
+    """Raise :class:`RequestError` where even the arrays that a run must hold at once exceed the free memory."""
+    pixels = sum(len(m.bands) * m.size**2 for m in map(get, outputs) if m.is_image)
+    # Noise and state of the joint latent, and the results. A run takes more: what fits without swapping passes.
+    needed, free = samples * 4 * (2 * JOINT_SIZE + pixels), available_bytes()
+    if free is not None and needed > free:
+        raise RequestError(
+            f"{samples} samples need more than {needed / 1e9:.3g} GB of memory and {free / 1e9:.3g} GB are free; ask "
+            "for fewer, and for more with another --seed"
+        )
 
 
 def _provenance(

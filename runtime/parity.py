@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import STEP
+from .components import STEP
 from .modalities import JOINT_SIZE, KEYS, get
 from .noise import normal
 

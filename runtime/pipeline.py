@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import transforms
 from .backends import Backend, create_backend
-from .bundle import STEP, Bundle
+from .bundle import Bundle
+from .components import STEP
 from .errors import NonFiniteError, RequestError
 from .modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get, resolve
 from .noise import latent_noise
@@ -128,8 +129,9 @@ class Pipeline:
                 else:
                     values = latent_noise(key, rows, seed=seed, purpose=purpose)
                 state[:, JOINT_SLICES[key]] = values.reshape(rows, -1)
-        self.backend.load(STEP)
         batches = range(0, rows, self._batch)
+        progress("denoise", 0, len(batches) * len(plan))
+        self.backend.load(STEP)
         for number, start in enumerate(batches):
             stop = start + self._batch
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import Backend
-from .bundle import STEP, Bundle, FileRecord
+from .bundle import Bundle, FileRecord
+from .components import STEP
 from .errors import BundleError
 from .modalities import KEYS
 from .parity import PROBE_SEED, RUN_STEPS, Figures, compare, probe_inputs, worst

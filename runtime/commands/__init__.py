@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
+from types import FrameType
 from typing import Any
 
 import click
@@ -43,13 +48,40 @@ class _Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _tidy_when_killed():
+                return super().invoke(ctx)
         except CopgenError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(USAGE_ERROR if isinstance(error, RequestError) else FAILURE)
+        except MemoryError as error:
+            what = " ".join(str(error).split()) or "no more of it can be had"
+            click.echo(f"Error: not enough memory ({what}); ask for less at once, or try --low-memory", err=True)
+            ctx.exit(FAILURE)
         except OSError as error:
             click.echo(f"Error: {error}; check the disk and the permissions, then run it again", err=True)
             ctx.exit(FAILURE)
+
+
+@contextmanager
+def _tidy_when_killed() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does, so that unfinished folders go, and exit as the shell
+    expects: 128 + the signal's number."""
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    kills = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What a caller handles or ignores (nohup) stays so, and Python takes handlers in the main thread alone.
+    mine = [kill for kill in kills if signal.getsignal(kill) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        mine = []
+    for kill in mine:
+        signal.signal(kill, unwind)
+    try:
+        yield
+    finally:
+        for kill in mine:
+            signal.signal(kill, signal.SIG_DFL)
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

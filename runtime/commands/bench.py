@@ -10,12 +10,14 @@ import click
 
 from ..backends import create_backend
 from ..benchmark import Timing, measure_component, measure_run
-from ..bundle import COMPONENTS, STEP, Bundle
+from ..bundle import Bundle
+from ..components import COMPONENTS, STEP
 from ..errors import RequestError
 from ..pipeline import Pipeline
 from .common import CommaList, backend_options, emit, json_option, need, progress_bar, quiet_option, say, threads_option
 from .tables import print_table
 
+_LARGEST_BATCH = 1024
 _COMPARISONS = ("pytorch", "pytorch-bf16-autocast")
 
 
@@ -110,8 +112,10 @@ def _batch_sizes(texts: tuple[str, ...]) -> list[int]:
         sizes = [int(text) for text in texts]
     except ValueError:
         sizes = []
-    if not sizes or min(sizes) < 1:
-        raise RequestError(f"found batch sizes {','.join(texts)!r}, expected whole numbers from 1 such as 1,4")
+    if not sizes or min(sizes) < 1 or max(sizes) > _LARGEST_BATCH:
+        raise RequestError(
+            f"found batch sizes {','.join(texts)!r}, expected whole numbers from 1 to {_LARGEST_BATCH} such as 1,4"
+        )
     return sizes
 
 

@@ -21,7 +21,7 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=str))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on standard error.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0, the default, leaves it to the engine."
+    "--threads", type=click.IntRange(0, 256), default=0, help="CPU threads; 0, the default, leaves it to the engine."
 )
 
 

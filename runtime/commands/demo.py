@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..bundle import MANIFEST
+from ..errors import RequestError
 from ..generation import QUICKLOOK, Request, generate_folder
 from ..pipeline import Pipeline
 from ..raster.sample import write_sample_scene
@@ -27,7 +28,10 @@ def command(out: Path, quiet: bool) -> None:
     """
     tell = say(quiet)
     tell("the demo's model is small and has random weights: it shows the path, and its pictures mean nothing")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make {out}: {error.strerror}; choose another folder") from None
     checkpoint, bundle = out / "checkpoint", out / "bundle"
     if not (bundle / MANIFEST).is_file():
         exporter = need("export.exporter")

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backends.cuda_probe import gpus
 from ..backends.onnxruntime import cuda_obstacle
-from ..errors import BackendError
+from ..errors import BackendError, CopgenError
 from ..memory import available_bytes, total_bytes
 from .common import emit, json_option
 
@@ -30,7 +30,7 @@ def command(as_json: bool) -> None:
     else:
         _print(found)
     if not found["can_generate"]:
-        raise BackendError("no inference engine is installed, so nothing can be generated here; see above")
+        raise CopgenError("no inference engine is installed, so nothing can be generated here; see above")
 
 
 def _examine() -> dict[str, Any]:

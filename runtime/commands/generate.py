@@ -54,6 +54,13 @@ class Place(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def _whole(text: str) -> int:
+    """A whole number of at most ten characters: what is longer is no pixel and no code, and may have no float."""
+    if len(text.strip()) > 10:
+        raise ValueError(text)
+    return int(text)
+
+
 class Pixel(click.ParamType):
     """``col,row``."""
 
@@ -64,7 +71,7 @@ class Pixel(click.ParamType):
             return value
         column, _, row = value.partition(",")
         try:
-            return int(column), int(row)
+            return _whole(column), _whole(row)
         except ValueError:
             self.fail(f"found {value!r}, expected two whole numbers such as 438,438", param, ctx)
 
@@ -81,7 +88,7 @@ class CodeMap(click.ParamType):
         for entry in value.split(","):
             source, _, target = entry.partition(":")
             try:
-                code, replacement = int(source), int(target)
+                code, replacement = _whole(source), _whole(target)
             except ValueError:
                 self.fail(f"found {entry!r}, expected FROM:TO such as 3:4", param, ctx)
             if mapped.setdefault(code, replacement) != replacement:

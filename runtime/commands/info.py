@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ..bundle import COMPONENTS, PRECISIONS, Bundle, Component
+from ..bundle import PRECISIONS, Bundle, Component
+from ..components import COMPONENTS
 from .common import bundle_argument, emit, json_option
 from .tables import print_table
 

@@ -15,7 +15,9 @@ from .read import Block
 def share(flags: NDArray[np.bool_]) -> str:
     """How much of a window is flagged, for a message."""
     count = int(np.count_nonzero(flags))
-    return f"{count} of {flags.size} pixels ({100 * count / flags.size:.2g} %)"
+    percent = 100 * count / flags.size
+    digits = ".0f" if percent >= 10 else ".2g"
+    return f"{count} of {flags.size} pixels ({percent:{digits}} %)"
 
 
 def refuse_broken(blocks: Sequence[Block]) -> None:

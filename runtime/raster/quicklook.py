@@ -116,7 +116,8 @@ def write_quicklook(
     bottom = legend[-1][1] + _LEGEND_ROW if legend else 0
     sheet = Image.new("RGB", (layout.width, layout.height + bottom + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, 24), _fit(title, 24, layout.width - 2 * _MARGIN), INK, font(24))
+    size = _title_size(title, layout.width - 2 * _MARGIN)
+    draw.text((_MARGIN, 24), _fit(title, size, layout.width - 2 * _MARGIN), INK, font(size))
     y = _heading(draw, layout, _TITLE, "Given", "" if conditions else "nothing")
     y = _draw_given(sheet, layout, y, conditions, limits)
     y = _heading(draw, layout, y, "Generated", f"{shown} of {total} samples" if shown < total else "")
@@ -187,6 +188,11 @@ def _caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], key: str, limits: L
     draw.text(at, _fit(name, 14, width), INK, font(14))
     for i, line in enumerate(describe(key, limits) if modality.is_image else []):
         draw.text((at[0], at[1] + 18 + 15 * i), _fit(line, 12, width), FADED, font(12))
+
+
+def _title_size(title: str, width: int) -> int:
+    """The largest size at which the title fits: a sheet of one sample is narrow, and its seed stands last."""
+    return next((size for size in (24, 20, 17, 14) if font(size).getlength(title) <= width), 12)
 
 
 def _fit(text: str, size: int, width: int) -> str:

@@ -30,6 +30,9 @@ a margin of some 400 DN either way."""
 
 _BRIGHTEST_REFLECTANCE = 3.0
 
+_BRIGHTEST_MEDIAN = 10.0
+"""Linear power. Half of a window at 10 dB is beyond any land cover, while uncalibrated digital numbers lie above it."""
+
 PLAUSIBLE: Mapping[str, tuple[float, float, str]] = {
     "elevation": (-9000.0, 9000.0, "m"),
     "db": (-100.0, 60.0, "dB"),
@@ -105,9 +108,15 @@ def to_dn(
 ) -> NDArray[np.float32]:
     """DN of the values of Sentinel-2 bands, (C, H, W); NaN, which is what has no data, stays.
 
-    Raises :class:`RasterError` where the values are reflectance and no metadata says so, or where the offset is
-    subtracted that has been subtracted before.
+    ``dtypes`` are those of the files. Raises :class:`RasterError` where the values are reflectance, or of
+    8 bits, and no metadata says so, or where the offset is subtracted that has been subtracted before.
     """
+    dtypes = tuple(dtypes)
+    if np.dtype("uint8") in dtypes and all(s.gain == 1.0 for s in scalings):
+        raise RasterError(
+            f"{called} holds 8-bit values, which is a picture and no measurement; expected DN (reflectance x 10000), "
+            "or scale and offset declared in the file"
+        )
     scaled = values * np.array([s.gain for s in scalings], dtype=np.float32)[:, None, None]
     brightest = float(np.nanmax(scaled))
     if brightest < _BRIGHTEST_REFLECTANCE and any(dtype.kind == "f" for dtype in dtypes):
@@ -130,11 +139,17 @@ def to_power(blocks: Sequence[Block], choice: S1Scale, called: str) -> tuple[tup
     """Sentinel-1 blocks in linear power, and a sentence on how they were read.
 
     The change comes before any resampling, since an average of dB is no average of power. With ``auto`` the values
-    are dB where their median is negative: power is not, but for what noise subtraction leaves around zero.
+    are dB where their median is negative: power is not, but for what noise subtraction leaves around zero. Raises
+    :class:`RasterError` for values that are neither.
     """
     seen = np.concatenate([block.values[~np.isnan(block.values)] for block in blocks])
     median = float(np.median(seen)) if seen.size else 0.0
     scale = choice if choice != "auto" else ("db" if median < 0 else "linear")
+    if choice == "auto" and median > _BRIGHTEST_MEDIAN:
+        raise RasterError(
+            f"{called} has a median of {median:.3g}, which is no backscatter in linear power; expected calibrated "
+            "gamma nought: calibrate it first, or give --s1-scale linear if it is"
+        )
     if choice == "auto":
         kind = "dB" if scale == "db" else "linear power"
         note = f"{called}: values look like {kind} (median {median:.3g}); --s1-scale says otherwise"

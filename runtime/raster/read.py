@@ -125,8 +125,13 @@ def _read_block(band: Band, name: str, modality: Modality, window: GroundWindow)
 
 
 def _zero_is_a_value(dataset: DatasetReader, band: Band) -> bool:
-    # The cirrus band is dark enough for real zeros, in products that declare 0 as nodata for every band alike.
-    return band.name == "B10" and dataset.nodata == 0 and MaskFlags.nodata in dataset.mask_flag_enums[band.index - 1]
+    # The cirrus band is dark enough for real zeros, in products that declare 0 as nodata for every band alike; in a
+    # cloud mask 0 is clear sky.
+    return (
+        band.name in ("B10", "cloud_mask")
+        and dataset.nodata == 0
+        and MaskFlags.nodata in dataset.mask_flag_enums[band.index - 1]
+    )
 
 
 def _plan(grid: Grid, window: GroundWindow, modality: Modality) -> tuple[Resampling | None, Window]:

@@ -113,6 +113,10 @@ def _find(modality: Modality, name: str, value: str, order: tuple[str, ...] | No
     try:
         if not value or not path.exists():
             raise RasterError(f"{name}: {value!r} does not exist; expected a raster or a folder of them")
+        if not (path.is_file() or path.is_dir()):
+            raise RasterError(
+                f"{name}: {value!r} is neither a file nor a folder; expected a raster or a folder of them"
+            )
         rasters = sorted(p for p in path.iterdir() if _is_raster(p)) if path.is_dir() else None
     except OSError as error:
         raise RasterError(f"{name}: {value!r} cannot be opened ({error.strerror}); give another path") from error

@@ -8,7 +8,7 @@ import torch
 from copgen_edge.copgen_ref import random_weights
 from copgen_edge.copgen_ref.checkpoint import load_checkpoint
 from copgen_edge.copgen_ref.random_weights import RANDOM_VARIANTS, write_random_checkpoint
-from copgen_edge.runtime.errors import CheckpointError, RequestError
+from copgen_edge.runtime.errors import RequestError
 from copgen_edge.runtime.modalities import BY_KEY, JOINT_SIZE, JOINT_SLICES, KEYS
 
 
@@ -20,7 +20,7 @@ def test_has_the_published_key_names_and_shapes(golden: Path, random_checkpoint:
     for name, path in written.items():
         found, expected = (torch.load(p, weights_only=True) for p in (path, published[name]))
         assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in expected.items()}
-    assert json.loads((random_checkpoint / "config.json").read_text()) == {"num_heads": 4}
+    assert json.loads((random_checkpoint / "config.json").read_text()) == {"num_heads": 4, "weights": "random"}
 
 
 def test_activations_are_of_order_1(random_checkpoint: Path) -> None:
@@ -74,9 +74,9 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_replaces_nothing(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("kept")
-    with pytest.raises(CheckpointError, match="is not empty"):
+    with pytest.raises(RequestError, match="holds something already"):
         write_random_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="is not empty"):
+    with pytest.raises(RequestError, match="holds something already"):
         write_random_checkpoint(tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "kept"
     (tmp_path / "empty").mkdir()

@@ -170,6 +170,19 @@ def test_refusals(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_that_will_not_do_are_refused_before_any_export(
+    dem_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(dem_checkpoint, copy)
+    network = next(copy.rglob("*nnet_ema.pth"))
+    network.write_text("no weights")
+    monkeypatch.setattr(exporter, "write_onnx", lambda *_: pytest.fail("an export began"))
+    with pytest.raises(CheckpointError, match=network.name):
+        exporter.export_bundle(copy, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_folder_that_holds_something_is_kept(dem_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(RequestError, match="holds something already"):

@@ -11,20 +11,19 @@ from typing import Any
 
 import pytest
 from copgen_edge.runtime.bundle import (
-    COMPONENTS,
     MANIFEST,
     SCHEMA_VERSION,
     Bundle,
     Component,
     FileRecord,
     Manifest,
-    TensorSpec,
     Variant,
     describe_modalities,
     read_manifest,
     sha256,
     write_manifest,
 )
+from copgen_edge.runtime.components import COMPONENTS, TensorSpec, contract
 from copgen_edge.runtime.errors import BundleError, RequestError
 from copgen_edge.runtime.modalities import IMAGE_KEYS, KEYS
 
@@ -45,7 +44,7 @@ def root(tmp_path: Path) -> Path:
         path.write_text(content)
         return FileRecord.of(root, path)
 
-    def component(name: str, source: str, target: str, precisions: tuple[str, ...]) -> Component:
+    def component(name: str, precisions: tuple[str, ...]) -> Component:
         variants = {
             precision: Variant(
                 (
@@ -57,18 +56,18 @@ def root(tmp_path: Path) -> Path:
             )
             for precision in precisions
         }
-        inputs, outputs = (TensorSpec(source, "float32", ("batch", 3)),), (TensorSpec(target, "float32", ("batch", 4)),)
-        return Component(name, inputs, outputs, 20, record(f"reference/{name}.npz", f"reference of {name}"), variants)
+        edges, reference = contract(name), record(f"reference/{name}.npz", f"reference of {name}")
+        return Component(name, edges.inputs, edges.outputs, 20, reference, variants)
 
     run = record("reference/run.npz", "run")
     manifest = Manifest(
-        model={"weights": "random", "width": 64},
+        model={"weights": "random", "width": 64, "depth": 4, "heads": 4},
         modalities=describe_modalities(FACTORS),
         solver="dpmpp-3s",
         steps=50,
         components={
-            "dit_step": component("dit_step", "latents", "noise", ("fp32", "fp16")),
-            "decoder_DEM_DEM": component("decoder_DEM_DEM", "latent", "image", ("fp32",)),
+            "dit_step": component("dit_step", ("fp32", "fp16")),
+            "decoder_DEM_DEM": component("decoder_DEM_DEM", ("fp32",)),
         },
         reference_run={
             "file": {"path": run.path, "bytes": run.bytes, "sha256": run.sha256},
@@ -108,7 +107,10 @@ def test_what_is_written_is_what_is_read(root: Path) -> None:
     assert again.to_json() == text
     assert opened.digest == sha256(root / MANIFEST)
     assert opened.scale_factors == {"3d_cartesian_lat_lon": 1.0, **FACTORS, "mean_timestamps": 1.0}
-    assert opened.manifest.components["dit_step"].inputs == (TensorSpec("latents", "float32", ("batch", 3)),)
+    assert opened.manifest.components["dit_step"].inputs == (
+        TensorSpec("latents", "float32", ("batch", 26118)),
+        TensorSpec("timesteps", "float32", ("batch", 12)),
+    )
     assert opened.manifest.tools == {"torch": "2.11 \u2014 naïve"}
 
 
@@ -118,7 +120,7 @@ def test_equal_manifests_give_equal_bytes(root: Path) -> None:
     turned = replace(
         opened.manifest,
         components={name: opened.component(name) for name in sorted(COMPONENTS) if name in opened.manifest.components},
-        model={"width": 64, "weights": "random"},
+        model={"heads": 4, "width": 64, "weights": "random", "depth": 4},
     )
     write_manifest(root, turned)
     assert (root / MANIFEST).read_bytes() == before
@@ -312,6 +314,22 @@ def bare_run(content: Content) -> None:
     del content["reference_run"]["tolerance"]
 
 
+def other_input(content: Content) -> None:
+    content["components"]["dit_step"]["inputs"][0]["name"] = "x"
+
+
+def no_depth(content: Content) -> None:
+    del content["model"]["depth"]
+
+
+def backward_run(content: Content) -> None:
+    content["reference_run"]["steps"] = 0
+
+
+def true_factor(content: Content) -> None:
+    content["modalities"][1]["scale_factor"] = True
+
+
 def no_weights(content: Content) -> None:
     del content["model"]["weights"]
 
@@ -328,6 +346,10 @@ def no_weights(content: Content) -> None:
         (lax, "tolerance inf is not a positive number"),
         (lax_run, "tolerance nan is not a positive number"),
         (bare_run, "it has no 'tolerance'"),
+        (other_input, "component dit_step has other inputs or outputs"),
+        (no_depth, "it has no 'depth'"),
+        (backward_run, "a reference run of 0 steps"),
+        (true_factor, "a scale factor is not a positive number"),
         (no_weights, "it has no 'weights'"),
     ],
 )
@@ -399,6 +421,11 @@ def test_what_the_bundle_lacks_is_named(root: Path) -> None:
         opened.variant("decoder_DEM_DEM", "fp16")
     assert opened.precisions() == ("fp32",)
     assert issubclass(BundleError, RequestError)
+
+
+def test_a_manifest_nested_beyond_reason_is_refused(root: Path) -> None:
+    (root / MANIFEST).write_text("[" * 100_000)
+    refuse(root, "cannot be used")
 
 
 def test_a_bundle_may_have_no_reference_run(root: Path) -> None:

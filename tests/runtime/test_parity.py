@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from copgen_edge.runtime.bundle import COMPONENTS, STEP
+from copgen_edge.runtime.components import COMPONENTS, STEP
 from copgen_edge.runtime.modalities import IMAGE_KEYS, JOINT_SIZE, get
 from copgen_edge.runtime.parity import Figures, compare, probe_inputs, worst
 

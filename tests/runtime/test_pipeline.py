@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from copgen_edge.runtime import Pipeline, transforms
 from copgen_edge.runtime.backends import Arrays, Backend, create_backend
-from copgen_edge.runtime.bundle import STEP, Bundle
+from copgen_edge.runtime.bundle import Bundle
+from copgen_edge.runtime.components import STEP
 from copgen_edge.runtime.errors import BundleError, NonFiniteError, RequestError
 from copgen_edge.runtime.modalities import FAMILIES, IMAGE_KEYS, JOINT_SLICES, KEYS, get
 from copgen_edge.runtime.noise import latent_noise
@@ -425,7 +426,7 @@ def test_progress_counts_each_stage_to_its_end(opened: Bundle, backend: Backend)
     assert heard == [
         *(("encode", done, 3) for done in (0, 1, 1, 2, 2, 3)),
         # Four rows in batches of three: two loops of three calls.
-        *(("denoise", done, 6) for done in (1, 2, 3, 4, 5, 6)),
+        *(("denoise", done, 6) for done in (0, 1, 2, 3, 4, 5, 6)),
         *(("decode", done, 2) for done in (0, 1, 1, 2)),
     ]
 

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from copgen_edge.runtime.backends import Arrays, Backend, create_backend
-from copgen_edge.runtime.bundle import COMPONENTS, STEP, Bundle, FileRecord, write_manifest
+from copgen_edge.runtime.bundle import Bundle, FileRecord, write_manifest
+from copgen_edge.runtime.components import COMPONENTS, STEP
 from copgen_edge.runtime.errors import BundleError
 from copgen_edge.runtime.parity import PROBE_SEED, RUN_STEPS, Figures
 from copgen_edge.runtime.verification import RUN, Check, check_bundle, check_files, short_run, summarise

@@ -17,7 +17,7 @@ import pytest
 import rasterio
 from affine import Affine
 from copgen_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from copgen_edge.runtime.bundle import STEP
+from copgen_edge.runtime.components import STEP
 from copgen_edge.runtime.modalities import BY_KEY, FAMILIES
 from copgen_edge.runtime.raster.sample import SampleScene
 from PIL import Image
@@ -146,6 +146,10 @@ def test_quiet_says_nothing(generate: Run) -> None:
         (("-c", "LULC", "-g", "S1RTC"), "NAME=VALUE"),
         (("-c", "LULC={lulc}", "--lulc-map", "1-2", "-g", "S1RTC"), "FROM:TO"),
         (("--window", "3", "-g", "S1RTC"), "two whole numbers"),
+        (("--window", "9" * 400 + ",0", "-g", "S1RTC"), "two whole numbers"),
+        (("-c", "LULC={lulc}", "--lulc-map", "9" * 400 + ":4", "-g", "S1RTC"), "FROM:TO"),
+        (("-g", "date", "--samples", "9" * 20), "GB of memory"),
+        (("-g", "S1RTC", "--threads", "9" * 20), "--threads"),
     ],
 )
 def test_refusals(generate: Run, scene: SampleScene, tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
@@ -190,6 +194,19 @@ def test_too_little_disk(generate: Run, tmp_path: Path, monkeypatch: pytest.Monk
     assert leftovers(tmp_path) == []
 
 
+def test_memory_that_runs_out_is_said_in_one_line(
+    generate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(self: OnnxRuntimeBackend, component: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise MemoryError("Unable to allocate 191. GiB")
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", exhausted)
+    outcome = generate("-g", "date")
+    assert outcome.code == 1
+    assert outcome.err.strip().splitlines()[-1].startswith("Error: not enough memory (Unable to allocate 191. GiB)")
+    assert leftovers(tmp_path) == []
+
+
 def test_a_value_that_is_not_finite_writes_nothing(
     generate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +246,8 @@ def test_a_damaged_bundle(run: Run, bundle: Path, scene: SampleScene, tmp_path: 
     assert leftovers(tmp_path) == ["bundle"]
 
 
-def test_an_interrupt_leaves_nothing(bundle: Path, scene: SampleScene, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interrupt_leaves_nothing(bundle: Path, scene: SampleScene, tmp_path: Path, name: str) -> None:
     arguments = ("-c", f"DEM={scene.dem}", "-g", "S2L2A", "--steps", "1000", "--out", tmp_path / "out")
     command = [sys.executable, "-m", "copgen_edge.runtime.commands", "generate", bundle, *arguments]
     process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
@@ -237,8 +255,8 @@ def test_an_interrupt_leaves_nothing(bundle: Path, scene: SampleScene, tmp_path:
     while not leftovers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert leftovers(tmp_path), "the run did not begin"
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, getattr(signal, name))
     _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == (1 if name == "SIGINT" else 128 + getattr(signal, name))
     assert "Traceback" not in said
     assert leftovers(tmp_path) == []

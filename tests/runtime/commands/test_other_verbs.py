@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from copgen_edge.runtime.backends import onnxruntime
-from copgen_edge.runtime.bundle import COMPONENTS
+from copgen_edge.runtime.components import COMPONENTS
 
 from .conftest import Run
 
@@ -55,7 +55,16 @@ def test_verify_against_another_checkpoint_fails(run: Run, part: Path, tmp_path:
     outcome = run("verify", part, "--checkpoint", tmp_path / "other")
     assert outcome.code == 1
     assert "7 of 7 checks are over their tolerance" in outcome.err
+    assert outcome.err.strip().splitlines()[-1].count("dit_step fp32") == 1
     assert "dit_step fp32" in outcome.err and "FAILED" in outcome.err
+
+
+def test_verify_sees_a_scale_factor_that_was_changed(run: Run, part: Path, checkpoint: Path) -> None:
+    manifest = json.loads((part / "manifest.json").read_text())
+    manifest["modalities"][1]["scale_factor"] = 99.0
+    (part / "manifest.json").write_text(json.dumps(manifest))
+    outcome = run("verify", part, "--checkpoint", checkpoint)
+    assert outcome.code == 1 and "scales the latent of DEM_DEM by 99.0" in outcome.err
 
 
 @pytest.mark.parametrize("victim", ["onnx/decoder_DEM_DEM.fp32.onnx", "reference/run.npz", "reference/dit_step.npz"])
@@ -96,7 +105,7 @@ def test_doctor_with_and_without_an_engine(run: Run, monkeypatch: pytest.MonkeyP
     onnxruntime.cuda_obstacle.cache_clear()
     without = run("doctor")
     onnxruntime.cuda_obstacle.cache_clear()
-    assert without.code == 2 and "copgen-edge[cpu]" in without.out
+    assert without.code == 1 and "copgen-edge[cpu]" in without.out
 
 
 def test_bench_components_and_a_run(run: Run, bundle: Path, checkpoint: Path) -> None:
@@ -129,6 +138,7 @@ def test_bench_components_and_a_run(run: Run, bundle: Path, checkpoint: Path) ->
         (("{bundle}", "--random"), "give either a BUNDLE"),
         (("{bundle}", "--batch", "0"), "batch sizes"),
         (("{bundle}", "--batch", "two"), "batch sizes"),
+        (("{bundle}", "--batch", "99999999999"), "batch sizes"),
         (("{bundle}", "--compare", "pytorch"), "give --checkpoint"),
         (("{bundle}", "--components", "decoder_moon"), "decoder_moon"),
     ],
@@ -144,7 +154,7 @@ def test_random_weights_are_called_random(run: Run, tmp_path: Path) -> None:
     assert run("weights", "random", "--out", tmp_path / "weights").code == 0
     assert find_checkpoint(tmp_path / "weights").weights == "random"
     again = run("weights", "random", "--out", tmp_path / "weights")
-    assert again.code == 2 and "not empty" in again.err
+    assert again.code == 2 and "holds something already" in again.err
 
 
 def test_fetching_without_a_network(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +194,9 @@ def test_the_tolerance_is_a_contract(bundle: Path) -> None:
     components = Bundle.open(bundle).manifest.components.values()
     assert {c.precisions["fp32"].tolerance for c in components} == {5e-5}
     assert all(np.isfinite(c.precisions["fp32"].parity["relative_l2"]) for c in components)
+
+
+def test_a_demo_below_a_file_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = run("demo", "--quiet", "--out", tmp_path / "file" / "demo")
+    assert outcome.code == 2 and "choose another folder" in outcome.err

@@ -32,6 +32,7 @@ def test_a_share_counts_and_rounds() -> None:
     flags = np.zeros((100, 100), dtype=bool)
     flags[0, :12] = True
     assert share(flags) == "12 of 10000 pixels (0.12 %)"
+    assert share(~flags) == "9988 of 10000 pixels (100 %)"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

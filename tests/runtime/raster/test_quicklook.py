@@ -5,7 +5,7 @@ import pytest
 from copgen_edge.runtime.errors import CopgenError, NonFiniteError, RequestError
 from copgen_edge.runtime.modalities import BY_KEY, KEYS
 from copgen_edge.runtime.raster.palette import CLASS_COLOURS, HEAT
-from copgen_edge.runtime.raster.quicklook import write_quicklook
+from copgen_edge.runtime.raster.quicklook import _fit, _title_size, write_quicklook
 from PIL import Image
 
 DEM, LULC, PLACE = "DEM_DEM", "LULC_LULC", "3d_cartesian_lat_lon"
@@ -146,3 +146,10 @@ def test_rows_that_do_not_fit_are_refused(
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(CopgenError, match=r"cannot write .*absent"):
         sheet(tmp_path / "absent", {}, {DEM: draw(DEM, 1)})
+
+
+def test_a_long_title_is_drawn_smaller_before_its_end_is_left_off() -> None:
+    title = "COP-GEN base (random weights) at -47.5872, -111.3515: 50 steps of dpmpp-3s, seed 0"
+    sizes = {width: _title_size(title, width) for width in (2000, 575, 100)}
+    assert sizes[2000] == 24 > sizes[575] > sizes[100] == 12
+    assert _fit(title, sizes[575], 575) == title

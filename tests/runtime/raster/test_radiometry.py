@@ -221,3 +221,18 @@ def test_unknown_codes_are_refused(key: str, codes: list[float], message: str) -
 def test_a_map_to_what_is_no_class_is_refused() -> None:
     with pytest.raises(RequestError, match=r"--lulc-map 1:3: 3 is no class"):
         to_codes(np.zeros((2, 2), dtype=np.float32), {1: 3}, ESRI, "LULC")
+
+
+def test_pictures_of_8_bits_are_refused_unless_they_declare_a_scale() -> None:
+    values = np.full((2, 8, 8), 120, dtype=np.float32)
+    with pytest.raises(RasterError, match="8-bit values"):
+        to_dn(values, [Scaling()] * 2, [np.dtype("uint8")], "S2")
+    assert to_dn(values, [Scaling(40.0)] * 2, [np.dtype("uint8")], "S2").max() == 4800
+
+
+def test_uncalibrated_radar_is_refused_unless_it_is_said_to_be_power(write_raster: WriteRaster) -> None:
+    path = write_raster("s1.tif", np.full((2, 252, 252), 183), dtype="uint16", descriptions=["VV", "VH"])
+    with pytest.raises(RasterError, match=r"median of 183.*--s1-scale linear"):
+        to_power(blocks("S1RTC_vh_vv", path), "auto", "S1")
+    made, _ = to_power(blocks("S1RTC_vh_vv", path), "linear", "S1")
+    assert made[0].values.max() == 183

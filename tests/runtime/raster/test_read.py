@@ -269,3 +269,9 @@ def test_only_the_window_of_a_large_raster_is_held(write_raster: WriteRaster) ->
     path = write_raster("dem.tif", np.zeros((3000, 3000), dtype=np.uint8), dtype="uint8", compress="deflate")
     (block,) = blocks(DEM, path)
     assert block.values.shape == (196, 196)
+
+
+def test_clear_sky_is_a_code_even_where_it_is_declared_nodata(write_raster: WriteRaster) -> None:
+    path = write_raster("clouds.tif", np.zeros((252, 252)), dtype="uint8", nodata=0)
+    (block,) = blocks("S2L1C_cloud_mask", path)
+    assert block.valid.all() and (block.on_window() == 0).all()

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,3 +254,10 @@ def test_a_file_that_is_no_raster_is_refused(tmp_path: Path, content: bytes) -> 
 def test_an_unknown_modality_is_refused(write_raster: WriteRaster) -> None:
     with pytest.raises(RequestError, match=r"unknown modality 'S3'"):
         one("S3", write_raster("x.tif", np.zeros((8, 8))))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "dem.tif")
+    with pytest.raises(RasterError, match="neither a file nor a folder"):
+        find_sources([("DEM", str(tmp_path / "dem.tif"))], {})
