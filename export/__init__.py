@@ -1,0 +1,1 @@
+"""The exporter: a checkpoint of the reference becomes a bundle of verified ONNX components."""
