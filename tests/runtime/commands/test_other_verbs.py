@@ -130,6 +130,17 @@ def test_bench_components_and_a_run(run: Run, bundle: Path, checkpoint: Path) ->
     assert "dit_step" in outcome.err and "network calls a second" in outcome.err
 
 
+def test_bench_of_a_size_without_weights(run: Run) -> None:
+    arguments = ("--variant", "small", "--random", "--components", "decoder_DEM_DEM", "--repeat", 1)
+    outcome = run("bench", *arguments, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["weights"] == "random" and outcome.json["bundle"] is None
+    (row,) = outcome.json["components"]
+    assert row["component"] == "decoder_DEM_DEM" and row["median_seconds"] > 0
+    # Without the network there is no run to time.
+    assert outcome.json["run"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
