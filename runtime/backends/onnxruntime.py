@@ -15,6 +15,8 @@ from . import Arrays
 from .cuda_probe import gpus
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32, on by default since Ampere, keeps ten bits of a float32 operand: fp32 would be no fp32.
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 
 # A model of one Relu (ONNX IR 7, opset 13): the least that makes a provider prove that it starts.
 _TINY_MODEL = (
@@ -67,7 +69,7 @@ def _session(ort: Any, model: bytes | str, device: str, threads: int) -> Any:
         # Without this ONNX Runtime hands to the CPU, in silence, whatever CUDA does not take.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(model, options, providers=[provider])
+        session = ort.InferenceSession(model, options, providers=[(provider, _PROVIDER_OPTIONS[device])])
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         what = model if isinstance(model, str) else "a model of one node"
         raise BackendError(f"ONNX Runtime could not open {what} on {provider}: {_one_line(error)}") from error

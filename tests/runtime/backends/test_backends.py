@@ -37,10 +37,13 @@ def fake_onnxruntime(providers: list[str], runs_on: str = "", fails: str = "") -
     """An ONNX Runtime of which no machine of ours has the like."""
 
     class Session:
-        def __init__(self, model: object, options: object, providers: list[str]) -> None:
+        def __init__(self, model: object, options: object, providers: list[tuple[str, dict[str, str]]]) -> None:
             if fails:
                 raise RuntimeError(fails)
-            self._providers = [runs_on or providers[0]]
+            ((asked, settings),) = providers
+            # With TF32 a float32 product on CUDA would miss the tolerance of fp32.
+            assert settings == ({"use_tf32": "0"} if asked == "CUDAExecutionProvider" else {})
+            self._providers = [runs_on or asked]
 
         def get_providers(self) -> list[str]:
             return self._providers

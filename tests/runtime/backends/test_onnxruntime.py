@@ -14,6 +14,7 @@ from copgen_edge.runtime.backends import create_backend
 from copgen_edge.runtime.bundle import Bundle, FileRecord, write_manifest
 from copgen_edge.runtime.errors import BackendError, BundleError
 from copgen_edge.runtime.parity import compare, probe_inputs
+from copgen_edge.runtime.verification import check_bundle
 
 NAME = "decoder_S2L2A_B01_B09"
 OTHER = "encoder_S2L2A_B01_B09"
@@ -200,3 +201,24 @@ def test_threads_reach_the_engine_and_change_no_result(root: Path, monkeypatch: 
     assert seen == [0, 1, 2]
     for other in found[1:]:
         assert compare(other, found[0]).relative_l2 <= 1e-6
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_reference(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    backend = create_backend(opened, "onnxruntime-cuda", precision="fp32")
+    assert backend.describe()["provider"] == "CUDAExecutionProvider"
+    checks = list(check_bundle(opened, backend))
+    assert len(checks) == 22
+    assert all(check.passed for check in checks), checks
+
+
+@pytest.mark.gpu
+def test_cuda_gives_each_input_its_own_result(root: Path) -> None:
+    opened = Bundle.open(root)
+    cuda, cpu = (create_backend(opened, name) for name in ("onnxruntime-cuda", "onnxruntime-cpu"))
+    for seed in (1, 2):
+        for rows in (1, 3):
+            inputs = probe_inputs(NAME, rows, seed)
+            found, expected = cuda.run(NAME, inputs)["image"], cpu.run(NAME, inputs)["image"]
+            assert compare(found, expected).relative_l2 <= 5e-5
