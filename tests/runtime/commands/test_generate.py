@@ -250,7 +250,17 @@ def test_a_damaged_bundle(run: Run, bundle: Path, scene: SampleScene, tmp_path: 
 def test_an_interrupt_leaves_nothing(bundle: Path, scene: SampleScene, tmp_path: Path, name: str) -> None:
     arguments = ("-c", f"DEM={scene.dem}", "-g", "S2L2A", "--steps", "1000", "--out", tmp_path / "out")
     command = [sys.executable, "-m", "copgen_edge.runtime.commands", "generate", bundle, *arguments]
-    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+
+    def heed() -> None:
+        # Tests that are run in the background or under nohup hand down signals that are ignored.
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed,
+    )
     deadline = time.monotonic() + 60
     while not leftovers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
