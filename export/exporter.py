@@ -60,8 +60,8 @@ def export_bundle(
 ) -> tuple[Manifest, list[Check]]:
     """Export the checkpoint folder to the new folder ``out``; its manifest and the checks it passed.
 
-    ``components`` are names or patterns of :data:`~copgen_edge.runtime.bundle.COMPONENTS`; what the checkpoint has no
-    weights for is left out unless it is named. One component at a time is in memory. The folder appears whole, after
+    ``components`` are names or patterns of :data:`~copgen_edge.runtime.components.COMPONENTS`; what the checkpoint has
+    no weights for is left out unless it is named. One component at a time is in memory. The folder appears whole, after
     every component and a short run agreed with the reference on fresh inputs.
 
     Raises :class:`RequestError` for an unknown precision or component and for a folder that holds something already,

@@ -24,7 +24,6 @@ from .pipeline import Pipeline, Progress
 from .raster.conditions import Conditions, ReadOptions, read_conditions
 from .raster.quicklook import write_quicklook
 from .raster.write import estimate_bytes, write_modality
-from .solver import make_plan
 
 RESULT = "result.json"
 QUICKLOOK = "quicklook.png"
@@ -85,8 +84,7 @@ def generate_folder(
     nothing is left at ``request.out`` then.
     """
     outputs = _check(request)
-    manifest = pipeline.bundle.manifest
-    plan = make_plan(request.solver or manifest.solver, manifest.steps if request.steps is None else request.steps)
+    plan = pipeline.plan(request.solver, request.steps)
     pipeline.check_request(resolve(name for name, _ in request.conditions), outputs)
     clock = _Clock(progress)
     with new_folder(request.out, estimate_bytes(outputs, request.samples) + _OVERHEAD_BYTES) as work:

@@ -113,7 +113,7 @@ class Pipeline:
         that do not fit; :class:`NonFiniteError` naming the step at which the network gave NaN or infinity.
         """
         wanted = self._outputs(conditions, outputs)
-        plan = self._plan(solver, steps)
+        plan = self.plan(solver, steps)
         absent = tuple(key for key in KEYS if key not in wanted and key not in conditions)
         given = {
             "condition": (dict(conditions), tuple(conditions)),
@@ -167,7 +167,7 @@ class Pipeline:
             raise RequestError(f"found {samples!r} samples, expected a whole number from 1")
         wanted = self._outputs(conditions, resolve(outputs))
         self.check_request(tuple(conditions), wanted)
-        plan = self._plan(solver, steps)
+        plan = self.plan(solver, steps)
         images = {key: transforms.to_model(key, conditions[key]) for key in KEYS if key in conditions}
         counts = {key: len(image) for key, image in images.items()}
         if len(set(counts.values())) > 1:
@@ -259,7 +259,9 @@ class Pipeline:
             self.backend.release(component)
         return np.concatenate(parts)
 
-    def _plan(self, solver: str | None, steps: int | None) -> Plan:
+    def plan(self, solver: str | None, steps: int | None) -> Plan:
+        """The plan of a run; None takes the manifest's solver or steps. Raises :class:`RequestError` as
+        :func:`make_plan` does."""
         manifest = self.bundle.manifest
         return make_plan(manifest.solver if solver is None else solver, manifest.steps if steps is None else steps)
 
