@@ -25,7 +25,8 @@ class AutoencoderConfig:
 
     ``channels`` are the image's; level ``i`` (0 is the finest) is ``ch * ch_mult[i]`` wide, and each further level
     halves the image. ``encoder_blocks`` and ``decoder_blocks`` are residual blocks a level. ``scale_factor`` multiplies
-    the latent that the network sees. Raises :class:`RequestError` where a width is no multiple of the 32 groups.
+    the latent that the network sees. Raises :class:`RequestError` where a width is no multiple of the ``groups`` that
+    are normalised together.
     """
 
     channels: int
@@ -35,11 +36,14 @@ class AutoencoderConfig:
     decoder_blocks: int = 3
     latent_channels: int = 8
     scale_factor: float = 1.0
+    groups: int = GROUPS
 
     def __post_init__(self) -> None:
         for width in self.widths:
-            if width < 1 or width % GROUPS:
-                raise RequestError(f"a level of the autoencoder is {width} wide, expected a multiple of {GROUPS}")
+            if self.groups < 1 or width < 1 or width % self.groups:
+                raise RequestError(
+                    f"a level of the autoencoder is {width} wide, expected a multiple of its {self.groups} groups"
+                )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -47,18 +51,18 @@ class AutoencoderConfig:
         return tuple(self.ch * mult for mult in self.ch_mult)
 
 
-def _norm(channels: int) -> GroupNormFloat32:
-    return GroupNormFloat32(GROUPS, channels, eps=1e-6)
+def _norm(channels: int, groups: int) -> GroupNormFloat32:
+    return GroupNormFloat32(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
     """Two normalised convolutions beside a shortcut."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = _norm(channels_in)
+        self.norm1 = _norm(channels_in, groups)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = _norm(channels_out)
+        self.norm2 = _norm(channels_out, groups)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
@@ -70,9 +74,9 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Single-head self-attention over the pixels of (B, C, H, W)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(channels, groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -90,11 +94,11 @@ class SpatialAttention(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention, residual block, at the coarsest level."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = SpatialAttention(channels)
-        self.block_2 = ResidualBlock(channels, channels)
+        self.block_1 = ResidualBlock(channels, channels, groups)
+        self.attn_1 = SpatialAttention(channels, groups)
+        self.block_2 = ResidualBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -125,10 +129,10 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one level."""
 
-    def __init__(self, channels_in: int, channels_out: int, blocks: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, groups: int) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResidualBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(blocks)
+            ResidualBlock(channels_in if i == 0 else channels_out, channels_out, groups) for i in range(blocks)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,8 +144,8 @@ class Level(nn.Module):
 class DownLevel(Level):
     """A level of the encoder; all but the coarsest end in a down-convolution."""
 
-    def __init__(self, channels_in: int, channels_out: int, blocks: int, *, coarsest: bool) -> None:
-        super().__init__(channels_in, channels_out, blocks)
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, groups: int, *, coarsest: bool) -> None:
+        super().__init__(channels_in, channels_out, blocks, groups)
         self.downsample = nn.Identity() if coarsest else Downsample(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,8 +155,8 @@ class DownLevel(Level):
 class UpLevel(Level):
     """A level of the decoder; all but the finest end in an up-convolution."""
 
-    def __init__(self, channels_in: int, channels_out: int, blocks: int, *, finest: bool) -> None:
-        super().__init__(channels_in, channels_out, blocks)
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, groups: int, *, finest: bool) -> None:
+        super().__init__(channels_in, channels_out, blocks, groups)
         self.upsample = nn.Identity() if finest else Upsample(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,11 +171,11 @@ class Encoder(nn.Module):
         widths = config.widths
         self.conv_in = nn.Conv2d(config.channels, config.ch, 3, padding=1)
         self.down = nn.ModuleList(
-            DownLevel(before, after, config.encoder_blocks, coarsest=i == len(widths) - 1)
+            DownLevel(before, after, config.encoder_blocks, config.groups, coarsest=i == len(widths) - 1)
             for i, (before, after) in enumerate(zip((config.ch, *widths), widths, strict=False))
         )
-        self.mid = Middle(widths[-1])
-        self.norm_out = _norm(widths[-1])
+        self.mid = Middle(widths[-1], config.groups)
+        self.norm_out = _norm(widths[-1], config.groups)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,12 +192,12 @@ class Decoder(nn.Module):
         super().__init__()
         widths = config.widths
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], config.groups)
         self.up = nn.ModuleList(
-            UpLevel(before, after, config.decoder_blocks, finest=i == 0)
+            UpLevel(before, after, config.decoder_blocks, config.groups, finest=i == 0)
             for i, (before, after) in enumerate(zip((*widths[1:], widths[-1]), widths, strict=True))
         )
-        self.norm_out = _norm(widths[0])
+        self.norm_out = _norm(widths[0], config.groups)
         self.conv_out = nn.Conv2d(widths[0], config.channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -92,7 +92,9 @@ def load_autoencoder(files: CheckpointFiles, key: str) -> Autoencoder:
     path = files.autoencoder_file(key)
     state = read_state_dict(path)
     scale_factor = files.scale_factors.get(key, get(key).scale_factor)
-    return _assemble(path, state, lambda: Autoencoder(read_autoencoder_config(path, state, key, scale_factor)))
+    return _assemble(
+        path, state, lambda: Autoencoder(read_autoencoder_config(path, state, key, scale_factor, files.norm_groups))
+    )
 
 
 def _assemble(path: Path, state: dict[str, Tensor], build: Callable[[], _Model]) -> _Model:

@@ -2,7 +2,7 @@
 
 Somewhere below one folder: the network's file (``*nnet_ema.pth`` or ``.safetensors``) and the autoencoders' folders by
 their published names. What shapes cannot tell comes from an optional ``config.json`` at the root:
-``{"num_heads": 4, "scale_factors": {"DEM_DEM": 0.5}, "weights": "random"}``.
+``{"num_heads": 4, "norm_groups": 4, "scale_factors": {"DEM_DEM": 0.5}, "weights": "random"}``.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ AUTOENCODER_FOLDERS: Mapping[str, str] = MappingProxyType(
 class CheckpointFiles:
     """The files of one checkpoint, found but not read.
 
-    ``autoencoders`` has those that are there, in network order. ``num_heads``, ``scale_factors`` and ``weights`` (what
-    kind they are: ``random`` says that they were never trained) are what ``config.json`` gives, or its defaults.
+    ``autoencoders`` has those that are there, in network order. ``num_heads``, ``scale_factors``, ``weights`` (what
+    kind they are: ``random`` says that they were never trained) and ``norm_groups`` (what an autoencoder normalises
+    together) are what ``config.json`` gives, or its defaults.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class CheckpointFiles:
     num_heads: int | None = None
     scale_factors: Mapping[str, float] = field(default_factory=dict)
     weights: str = "checkpoint"
+    norm_groups: int = 32
 
     def with_heads(self, num_heads: int | None) -> CheckpointFiles:
         """The same files with ``num_heads`` in place of what ``config.json`` gives; unchanged for None."""
@@ -144,9 +146,9 @@ def _one(what: str, paths: list[Path]) -> Path:
     return paths[0]
 
 
-def _read_config(path: Path) -> tuple[int | None, Mapping[str, float], str]:
+def _read_config(path: Path) -> tuple[int | None, Mapping[str, float], str, int]:
     if not path.exists():
-        return None, {}, "checkpoint"
+        return None, {}, "checkpoint", 32
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -154,8 +156,10 @@ def _read_config(path: Path) -> tuple[int | None, Mapping[str, float], str]:
     if not isinstance(config, dict):
         raise CheckpointError(f'{path} holds a {type(config).__name__}, expected an object such as {{"num_heads": 16}}')
     heads = config.get("num_heads")
-    if heads is not None and (not isinstance(heads, int) or isinstance(heads, bool) or heads < 1):
-        raise CheckpointError(f"{path}: num_heads is {heads!r}, expected a positive integer")
+    groups = config.get("norm_groups")
+    for name, count in (("num_heads", heads), ("norm_groups", groups)):
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise CheckpointError(f"{path}: {name} is {count!r}, expected a positive integer")
     scales = config.get("scale_factors", {})
     if not isinstance(scales, dict):
         raise CheckpointError(f'{path}: scale_factors is {scales!r}, expected an object such as {{"DEM_DEM": 0.5}}')
@@ -168,4 +172,4 @@ def _read_config(path: Path) -> tuple[int | None, Mapping[str, float], str]:
     weights = config.get("weights", "checkpoint")
     if not isinstance(weights, str):
         raise CheckpointError(f'{path}: weights is {weights!r}, expected a word such as "random"')
-    return heads, MappingProxyType({key: float(scale) for key, scale in scales.items()}), weights
+    return heads, MappingProxyType({key: float(scale) for key, scale in scales.items()}), weights, groups or 32

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..runtime.errors import CheckpointError
 from ..runtime.modalities import MODALITIES, get
-from .autoencoder import AutoencoderConfig
+from .autoencoder import GROUPS, AutoencoderConfig
 from .network import VARIANTS, NetworkConfig
 
 _HEADS = {(v.width, v.depth): v.heads for v in VARIANTS.values()}
@@ -37,7 +37,7 @@ def read_network_config(path: Path, state: Mapping[str, Tensor], num_heads: int 
 
 
 def read_autoencoder_config(
-    path: Path, state: Mapping[str, Tensor], key: str, scale_factor: float
+    path: Path, state: Mapping[str, Tensor], key: str, scale_factor: float, groups: int = GROUPS
 ) -> AutoencoderConfig:
     """The dimensions of the autoencoder of modality ``key`` in ``state``, which came from ``path``.
 
@@ -72,6 +72,7 @@ def read_autoencoder_config(
         decoder_blocks=_count(state, "decoder.up.0.block."),
         latent_channels=latent_channels,
         scale_factor=scale_factor,
+        groups=groups,
     )
 
 

@@ -18,9 +18,11 @@ from ..errors import CopgenError, RequestError
 VERBS = {
     "demo": "Make a small bundle and run it on a sample scene.",
     "weights": "Download the authors' weights, or make random ones.",
+    "train-small": "Train a small model on a made-up world.",
     "export": "Turn a checkpoint into a bundle.",
     "verify": "Check a bundle against its reference.",
     "generate": "Generate the missing modalities of a place.",
+    "evaluate": "Judge samples against the truth or a baseline.",
     "info": "Say what a bundle holds.",
     "bench": "Measure a bundle on this machine.",
     "doctor": "Say what this machine can run, and what to install.",
@@ -39,7 +41,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = import_module(f".{cmd_name}", __name__).command
+        command: click.Command = import_module(f".{cmd_name.replace('-', '_')}", __name__).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -85,10 +85,11 @@ def test_half_precision_weights_give_float32_images_close_by(autoencoder: Autoen
         assert relative_error(found, value) < 2e-2
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_group_norm_is_torchs(dtype: torch.dtype) -> None:
+def test_group_norm_is_torchs(dtype: torch.dtype, training: bool) -> None:
     torch.manual_seed(0)
-    norm = GroupNormFloat32(32, 96, eps=1e-6)
+    norm = GroupNormFloat32(32, 96, eps=1e-6).train(training)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     norm.requires_grad_(False)
@@ -104,7 +105,7 @@ def test_group_norm_is_torchs(dtype: torch.dtype) -> None:
 )
 def test_the_exported_statistics_of_half_values_are_float32(norm: nn.Module, shape: tuple[int, ...]) -> None:
     """Seen in the graph: on a CPU the kernels of half precision accumulate in float32 anyway."""
-    program = torch.export.export(norm.half(), (torch.randn(shape).half(),))
+    program = torch.export.export(norm.half().eval(), (torch.randn(shape).half(),))
     statistics = [n for n in program.graph.nodes if n.op == "call_function" and "norm" in str(n.target)]
     assert statistics
     for node in statistics:
@@ -113,5 +114,13 @@ def test_the_exported_statistics_of_half_values_are_float32(norm: nn.Module, sha
 
 
 def test_a_width_that_the_groups_do_not_divide_is_refused() -> None:
-    with pytest.raises(RequestError, match="48 wide"):
+    with pytest.raises(RequestError, match="48 wide, expected a multiple of its 32 groups"):
         AutoencoderConfig(channels=1, ch=48)
+    with pytest.raises(RequestError, match="multiple of its 5 groups"):
+        AutoencoderConfig(channels=1, ch=48, groups=5)
+
+
+def test_the_groups_reach_every_normalisation() -> None:
+    config = AutoencoderConfig(channels=1, ch=32, ch_mult=(1, 2), groups=4)
+    norms = [module for module in Autoencoder(config).modules() if isinstance(module, nn.GroupNorm)]
+    assert len(norms) > 20 and {norm.num_groups for norm in norms} == {4}

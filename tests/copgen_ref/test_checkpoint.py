@@ -130,6 +130,18 @@ def test_scale_factors_of_the_config_replace_the_published(partial_checkpoint: C
     assert load_autoencoder(files, "S2L2A_B01_B09").config.scale_factor == BY_KEY["S2L2A_B01_B09"].scale_factor
 
 
+def test_norm_groups_of_the_config_replace_the_published(partial_checkpoint: Copy) -> None:
+    folder = partial_checkpoint("DEM_DEM")
+    published = load_autoencoder(find_checkpoint(folder), "DEM_DEM")
+    (folder / "config.json").write_text(json.dumps({"norm_groups": 4}))
+    found = load_autoencoder(find_checkpoint(folder), "DEM_DEM")
+    assert (published.config.groups, found.config.groups) == (32, 4)
+    image = torch.linspace(-1, 1, 64 * 64).reshape(1, 1, 64, 64)
+    assert not torch.allclose(found.encode_moments(image), published.encode_moments(image), atol=1e-3)
+    (folder / "config.json").write_text(json.dumps({"norm_groups": 5}))
+    fails(lambda: load_autoencoder(find_checkpoint(folder), "DEM_DEM"), folder, "multiple of its 5 groups")
+
+
 def test_a_partial_set_says_what_it_lacks(partial_checkpoint: Copy) -> None:
     folder = partial_checkpoint("DEM_DEM", "S2L2A_B01_B09")
     checkpoint = load_checkpoint(folder)

@@ -35,7 +35,7 @@ def test_finds_the_published_layout(root: Path) -> None:
     for key, path in files.autoencoders.items():
         assert path.parent.name == AUTOENCODER_FOLDERS[key]
     assert files.missing == ()
-    assert files.num_heads is None and not files.scale_factors
+    assert files.num_heads is None and files.norm_groups == 32 and not files.scale_factors
 
 
 def test_finds_two_hub_repositories_side_by_side_and_safetensors(tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_reads_the_config(root: Path) -> None:
-    config = {"num_heads": 8, "scale_factors": {"DEM_DEM": 0.25}, "another": 1}
+    config = {"num_heads": 8, "norm_groups": 4, "scale_factors": {"DEM_DEM": 0.25}, "another": 1}
     (root / "config.json").write_text(json.dumps(config))
     files = find_checkpoint(root)
-    assert files.num_heads == 8
+    assert files.num_heads == 8 and files.norm_groups == 4
     assert dict(files.scale_factors) == {"DEM_DEM": 0.25}
 
 
@@ -117,6 +117,8 @@ def test_reads_the_config(root: Path) -> None:
         ('{"num_heads": "4"}', "num_heads is '4'"),
         ('{"num_heads": true}', "num_heads is True"),
         ('{"num_heads": 0}', "num_heads is 0"),
+        ('{"norm_groups": 2.5}', "norm_groups is 2.5"),
+        ('{"norm_groups": -1}', "norm_groups is -1"),
         ('{"scale_factors": 0.5}', "scale_factors is 0.5"),
         ('{"scale_factors": {"DEM": 0.5}}', "names 'DEM'"),
         ('{"scale_factors": {"DEM_DEM": NaN}}', "DEM_DEM is nan"),

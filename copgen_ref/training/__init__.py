@@ -1,0 +1,1 @@
+"""Training of the small model: ten autoencoders, then the network, on the procedural world."""

@@ -1,0 +1,121 @@
+"""Training one small autoencoder: reconstruction and a weak pull of the latent towards a standard normal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...runtime.modalities import KEYS, get
+from ..autoencoder import LOGVAR_RANGE, Autoencoder
+from .compute import Compute, learning_rate
+from .data import crops, to_tensor
+from .recipe import AutoencoderRecipe, autoencoder_config
+
+_FIRST_LOG_VARIANCE = -6.0
+_BRANCH_GAIN = 0.3
+
+Report = Callable[[int, float], None]
+"""Called as report(step, loss) after each step."""
+
+
+def new_autoencoder(key: str, seed: int) -> Autoencoder:
+    """An untrained autoencoder of modality ``key``; the same ``seed`` gives the same weights.
+
+    Weights keep the variance, with little from each residual branch at first. Where a normalisation follows at once,
+    biases start wide: against them the brightness of a whole image shows, which a group of channels that start alike
+    loses, and which then takes hundreds of steps to learn.
+    """
+    m = get(key)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * len(KEYS) + KEYS.index(key))
+        autoencoder = Autoencoder(autoencoder_config(m.channels, m.size))
+        for name, module in autoencoder.named_modules():
+            if isinstance(module, torch.nn.Conv2d):
+                branch_end = name.endswith(("conv2", "proj_out"))
+                gain = _BRANCH_GAIN if branch_end else 1.0
+                torch.nn.init.normal_(module.weight, std=gain / math.sqrt(module.weight[0].numel()))
+                if name.endswith(("conv_in", "conv1")) and module.bias is not None:
+                    torch.nn.init.normal_(module.bias)
+    # A posterior as wide as the prior would drown the signal of an untrained encoder for hundreds of steps.
+    with torch.no_grad():
+        autoencoder.get_parameter("quant_conv.bias")[autoencoder.config.latent_channels :] = _FIRST_LOG_VARIANCE
+    return autoencoder
+
+
+def train_autoencoder(
+    key: str,
+    autoencoder: Autoencoder,
+    images: Mapping[str, NDArray[np.generic]],
+    recipe: AutoencoderRecipe,
+    *,
+    seed: int,
+    compute: Compute,
+    report: Report,
+) -> Autoencoder:
+    """Train ``autoencoder`` in place on ``images[key]`` (rows, C, H, W; compact) and return it, for inference.
+
+    The loss is L1 + 2 MSE, for codes MSE on their one-hot planes, plus ``kl_weight`` times the KL divergence a latent
+    element (Kingma and Welling, 2014; Rombach et al., 2022).
+    """
+    m = get(key)
+    model = autoencoder.to(compute.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    whole_from = round(recipe.steps * (1 - recipe.whole_share))
+    whole_batch = max(1, recipe.batch * recipe.crop**2 // m.size**2)
+    for step in range(recipe.steps):
+        # Each step has its own stream, so that what is drawn does not depend on what ran before.
+        rng = np.random.default_rng([seed, KEYS.index(key), step])
+        noise_seed = int(rng.integers(2**62))
+        batch, crop = (recipe.batch, recipe.crop) if step < whole_from else (whole_batch, m.size)
+        image = crops(key, images, batch, crop, rng).to(compute.device)
+        with compute.autocast():
+            moments = model.encode_moments(image)
+            mean, log_variance = moments.chunk(2, dim=1)
+            log_variance = log_variance.clamp(*LOGVAR_RANGE)
+            noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(noise_seed)).to(compute.device)
+            found = model.decode(mean + torch.exp(log_variance / 2) * noise)
+        loss = _distance(m.is_codes, found, image) + recipe.kl_weight * _kl(mean, log_variance)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe.steps, recipe.learning_rate, recipe.warm_up, 0.03)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        report(step + 1, float(loss.detach()))
+    return model.eval().requires_grad_(False)
+
+
+def _distance(is_codes: bool, found: Tensor, image: Tensor) -> Tensor:
+    difference = found - image
+    square = difference.square().mean()
+    # The square finds the brightness of a whole image early, where L1 alone rests on the median of all images.
+    return square if is_codes else difference.abs().mean() + 2 * square
+
+
+def _kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def encode(
+    autoencoders: Mapping[str, Autoencoder], images: Mapping[str, NDArray[np.generic]], compute: Compute
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Mean and standard deviation of the unscaled latents of compact ``images`` (rows of all twelve modalities), as
+    joint arrays (rows, 26118) float16; a scalar is its own mean, with no deviation."""
+    means, deviations = [], []
+    for key in KEYS:
+        values = to_tensor(key, images[key])
+        if key in autoencoders:
+            with torch.inference_mode(), compute.autocast():
+                moments = autoencoders[key].encode_moments(values.to(compute.device)).float().cpu()
+            mean, log_variance = moments.chunk(2, dim=1)
+            deviation = torch.exp(log_variance.clamp(*LOGVAR_RANGE) / 2)
+        else:
+            mean, deviation = values, torch.zeros_like(values)
+        means.append(mean.reshape(len(mean), -1).numpy())
+        deviations.append(deviation.reshape(len(mean), -1).numpy())
+    return np.concatenate(means, axis=1).astype(np.float16), np.concatenate(deviations, axis=1).astype(np.float16)

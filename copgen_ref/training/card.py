@@ -1,0 +1,88 @@
+"""The model card of a small model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...runtime.modalities import IMAGE_KEYS, get
+from .recipe import Recipe
+
+_CARD = """# COP-GEN small, a model of a made-up world
+
+A latent diffusion transformer of COP-GEN's architecture (arXiv 2603.03239) that was trained from nothing on a
+procedural Earth. It exists so that demonstrations show something true, and so that approximations (half precision,
+fewer steps, quantisation) can be judged by distributions where the authors' weights are not at hand.
+
+**It knows a toy world and nothing of the real one. Not for science, not for decisions.**
+
+## Model
+- Network: width {width}, depth {depth}, {heads} heads, patches of {patches} latent pixels; ten KL autoencoders
+  (32 to 64 channels, 8 latent channels, 8x smaller). Weights are float16, in the authors' layout and key names.
+- Scale factors (1 / standard deviation of the latents) are in `config.json`.
+
+## Data
+`copgen_edge.copgen_ref.world`: {world_patches} patches, all twelve modalities, seeds {first} to {last}; nothing
+measured. Held-out patches have seeds from 500000000 on.
+
+## Training
+- Autoencoders: L1 + 2 MSE (MSE on one-hot classes) + {kl} KL, AdamW, on {autoencoder_patches} of the patches:
+{autoencoder_steps}
+- Network: the paper's objective (noise prediction, an independent t in 1..1000 for each modality and sample, sum of the
+  modalities' mean squared errors), AdamW at {rate}, warm-up {warm_up}, cosine decay, moving average {ema},
+  {steps} steps of {batch}; seed {seed}; on {compute}.
+- Mean squared error of the noise over the last 100 steps, by modality:
+{losses}
+
+## Reconstruction by the autoencoders, held-out patches
+{reconstruction}
+
+More figures, with the commands that repeat them: `docs/quality.md` of copgen-edge. Licence: Apache-2.0.
+"""
+
+
+def write_card(
+    path: Path, recipe: Recipe, reconstruction: Mapping[str, float], last: Mapping[str, Any], compute: str
+) -> None:
+    """Write the card of a model that was trained by ``recipe``.
+
+    ``reconstruction`` has the mean absolute error of each image modality (dB for radar; for codes the share of wrong
+    pixels), ``last`` the last line of the network's log, ``compute`` what it ran on, in words.
+    """
+    config, network = recipe.network_config, recipe.network
+    first = recipe.seed % 400 * 1_000_000
+
+    def measure(key: str) -> str:
+        if get(key).is_codes:
+            return f"{reconstruction[key]:.1%} of pixels in the wrong class"
+        unit = "dB" if get(key).kind == "backscatter" else get(key).units
+        return f"mean absolute error {reconstruction[key]:.3g} {unit}"
+
+    path.write_text(
+        _CARD.format(
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            patches=", ".join(str(patch) for patch in sorted(set(config.patch_sizes))),
+            world_patches=recipe.patches,
+            first=first,
+            last=first + recipe.patches - 1,
+            autoencoder_patches=recipe.autoencoder_patches,
+            kl=next(iter(recipe.autoencoders.values())).kl_weight,
+            autoencoder_steps="\n".join(
+                f"  - {size} px: {one.steps} steps of {one.batch} crops of {one.crop} px"
+                for size, one in recipe.autoencoders.items()
+            ),
+            rate=network.learning_rate,
+            warm_up=network.warm_up,
+            ema=network.ema_decay,
+            steps=network.steps,
+            batch=network.batch,
+            seed=recipe.seed,
+            compute=compute,
+            losses="\n".join(f"  - {key}: {loss:.3f}" for key, loss in last["each"].items()),
+            reconstruction="\n".join(f"- {key}: {measure(key)}" for key in IMAGE_KEYS),
+        ),
+        encoding="utf-8",
+    )

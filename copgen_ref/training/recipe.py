@@ -1,0 +1,99 @@
+"""Every number that decides what a small model becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ...runtime.modalities import MODALITIES
+from ..autoencoder import AutoencoderConfig
+from ..network import NetworkConfig
+
+_PATCHES = {24: 4, 12: 2, 8: 2, 4: 2, 1: 1}
+"""Side of a latent -> side of a patch: 320 m for the finer modalities, 480 m for elevation, 960 m at 60 m."""
+
+NORM_GROUPS = 4
+"""Groups of a normalisation: the published 32 would take from a level of 32 channels the brightness of an image."""
+
+_FINE = (1, 1, 2, 2)
+_COARSE = (1, 1, 1, 2)
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """How one autoencoder is trained: ``steps`` batches of ``batch`` crops of ``crop`` pixels, the last ``whole_share``
+    of them on whole images with as many pixels a batch, since attention sees all of an image at once."""
+
+    steps: int
+    batch: int = 8
+    crop: int = 64
+    learning_rate: float = 1e-3
+    warm_up: int = 40
+    kl_weight: float = 3e-4
+    whole_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """How the network is trained: AdamW, a linear warm-up, then a cosine to ``final_rate`` of the rate, and the
+    exponential moving average of the weights that is kept."""
+
+    steps: int
+    batch: int = 16
+    learning_rate: float = 8e-4
+    final_rate: float = 0.02
+    warm_up: int = 300
+    weight_decay: float = 0.02
+    ema_decay: float = 0.999
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All of it. ``autoencoders`` is keyed by the pixels a side of the modality; ``patches`` of the world are
+    encoded for the network, the first ``autoencoder_patches`` of which train the autoencoders; ``held_out`` others tell
+    the reconstruction error."""
+
+    network_config: NetworkConfig
+    autoencoder_patches: int
+    patches: int
+    autoencoders: Mapping[int, AutoencoderRecipe]
+    network: NetworkRecipe
+    held_out: int = 32
+    seed: int = 0
+
+    def scaled(self, effort: float) -> Recipe:
+        """The same with ``effort`` times the steps and patches; batches and rates stay."""
+
+        def times(number: int, least: int) -> int:
+            return max(least, round(number * effort))
+
+        return replace(
+            self,
+            autoencoder_patches=times(self.autoencoder_patches, 8),
+            patches=times(self.patches, 16),
+            held_out=times(self.held_out, 2),
+            autoencoders={size: replace(one, steps=times(one.steps, 2)) for size, one in self.autoencoders.items()},
+            network=replace(self.network, steps=times(self.network.steps, 2)),
+        )
+
+
+def autoencoder_config(channels: int, size: int) -> AutoencoderConfig:
+    """The dimensions of a small autoencoder for images of ``channels`` and ``size`` pixels a side."""
+    return AutoencoderConfig(
+        channels, 32, _FINE if size == 192 else _COARSE, encoder_blocks=1, decoder_blocks=1, groups=NORM_GROUPS
+    )
+
+
+SMALL = Recipe(
+    NetworkConfig(width=256, depth=6, heads=4, patch_sizes=tuple(_PATCHES[m.latent_shape[1]] for m in MODALITIES)),
+    autoencoder_patches=1024,
+    patches=2560,
+    autoencoders={
+        192: AutoencoderRecipe(1100),
+        96: AutoencoderRecipe(1000),
+        64: AutoencoderRecipe(1000),
+        32: AutoencoderRecipe(1000, batch=16, crop=32),
+    },
+    network=NetworkRecipe(2400),
+)
+"""The recipe of the model that the package ships."""

@@ -1,0 +1,282 @@
+"""The training of the small model: its arithmetic, what a second call resumes, and the checkpoint that comes out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from copgen_edge.copgen_ref import load_checkpoint
+from copgen_edge.copgen_ref.network import CopgenNetwork
+from copgen_edge.copgen_ref.training import small
+from copgen_edge.copgen_ref.training.autoencoders import encode, new_autoencoder, train_autoencoder
+from copgen_edge.copgen_ref.training.compute import Compute, learning_rate
+from copgen_edge.copgen_ref.training.data import compact_patch, crops, to_tensor, training_seeds
+from copgen_edge.copgen_ref.training.denoiser import NetworkTraining, diffuse, modality_losses, new_network
+from copgen_edge.copgen_ref.training.recipe import SMALL, AutoencoderRecipe, NetworkRecipe, Recipe
+from copgen_edge.copgen_ref.training.samples import sample_latents
+from copgen_edge.copgen_ref.training.small import train_small
+from copgen_edge.copgen_ref.world import draw
+from copgen_edge.copgen_ref.world_truth import HELD_OUT
+from copgen_edge.runtime.errors import RequestError
+from copgen_edge.runtime.modalities import IMAGE_KEYS, JOINT_SIZE, JOINT_SLICES, KEYS
+from copgen_edge.runtime.schedule import alpha, sigma
+from copgen_edge.runtime.transforms import to_model
+from safetensors.torch import load_file
+
+CPU = Compute(torch.device("cpu"), bfloat16=False)
+TINY = replace(SMALL.network_config, width=32, depth=2, heads=2)
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def patches() -> dict[str, np.ndarray]:
+    rows = [compact_patch(seed) for seed in range(3)]
+    return {key: np.stack([row[key] for row in rows]) for key in KEYS}
+
+
+def latents(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    mean = rng.standard_normal((rows, JOINT_SIZE)).astype(np.float32)
+    return mean, np.full_like(mean, 0.1)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_compact_patch_is_the_worlds_patch_in_model_space(patches: dict[str, np.ndarray], key: str) -> None:
+    expected = to_model(key, draw(2)[key])[0]
+    found = to_tensor(key, patches[key])[2].numpy()
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_crops_are_parts_of_the_images_on_multiples_of_eight(patches: dict[str, np.ndarray]) -> None:
+    found = crops("DEM_DEM", patches, 5, 32, np.random.default_rng(0)).numpy()
+    assert found.shape == (5, 1, 32, 32)
+    places = [
+        image[:, top : top + 32, left : left + 32].astype(np.float32)
+        for image in patches["DEM_DEM"]
+        for top in range(0, 33, 8)
+        for left in range(0, 33, 8)
+    ]
+    for crop in found:
+        assert any(np.array_equal(crop, place) for place in places)
+    assert len({crop.tobytes() for crop in found}) > 1
+
+
+def test_training_and_held_out_seeds_never_meet() -> None:
+    for run in (0, 1, 399):
+        seeds = training_seeds(run, SMALL.scaled(100).patches)
+        assert seeds[-1] < HELD_OUT
+    assert not set(training_seeds(0, 4096)) & set(training_seeds(1, 4096))
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [learning_rate(step, 100, 2.0, 10, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and max(rates) == rates[9] == rates[10] == pytest.approx(2.0)
+    assert rates[-1] == pytest.approx(0.2, rel=0.02)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_diffusion_gives_each_modality_its_own_share_of_noise() -> None:
+    clean, noise = torch.full((2, JOINT_SIZE), 3.0), torch.full((2, JOINT_SIZE), 5.0)
+    times = torch.arange(1, 25).reshape(2, 12) * 40
+    found = diffuse(clean, times, noise).numpy()
+    for row in range(2):
+        for i, key in enumerate(KEYS):
+            t = float(times[row, i]) / 1000
+            np.testing.assert_allclose(found[row, JOINT_SLICES[key]], 3 * alpha(t) + 5 * sigma(t), rtol=1e-5)
+
+
+def test_each_modality_counts_alike_in_the_objective() -> None:
+    predicted, noise = torch.zeros(2, JOINT_SIZE), torch.zeros(2, JOINT_SIZE)
+    for i, key in enumerate(KEYS):
+        noise[:, JOINT_SLICES[key]] = float(i)
+    assert modality_losses(predicted, noise).tolist() == pytest.approx([i**2 for i in range(12)])
+
+
+def test_a_new_network_is_the_seeds_and_leaves_the_global_stream_alone() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    one, again, other = new_network(TINY, 1), new_network(TINY, 1), new_network(TINY, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert not torch.equal(one.pos_embed, other.pos_embed)
+    assert one.pos_embed.shape == (1, TINY.tokens, 32)
+
+
+def test_tokens_of_one_place_start_alike_across_modalities() -> None:
+    embedded = new_network(SMALL.network_config, 0).pos_embed[0]
+    parts = dict(zip(KEYS, embedded[12:].split(SMALL.network_config.patch_tokens), strict=True))
+    fine, other = parts["S2L1C_B02_B03_B04_B08"], parts["S2L2A_B02_B03_B04_B08"]
+    centred = [part - part.mean(dim=0) for part in (fine, other)]
+    near = torch.nn.functional.cosine_similarity(centred[0], centred[1], dim=1)
+    assert near.min() > 0.99
+    far = torch.nn.functional.cosine_similarity(centred[0], centred[1].roll(17, 0), dim=1)
+    assert far.mean() < 0.5
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    mean, deviation = latents(4)
+    recipe = NetworkRecipe(6, batch=2, warm_up=2)
+
+    def state(training: NetworkTraining) -> dict[str, torch.Tensor]:
+        return training.run(mean, deviation, quiet).state_dict()
+
+    whole = state(NetworkTraining(TINY, recipe, seed=3, compute=CPU))
+
+    class StopError(Exception):
+        pass
+
+    first = NetworkTraining(TINY, recipe, seed=3, compute=CPU)
+
+    def stop(step: int, losses: dict[str, float], average: CopgenNetwork) -> None:
+        assert tuple(losses) == KEYS
+        if step == 3:
+            first.save(tmp_path / "network.pt")
+            raise StopError
+
+    with pytest.raises(StopError):
+        first.run(mean, deviation, stop)
+    second = NetworkTraining(TINY, recipe, seed=3, compute=CPU)
+    second.resume(tmp_path / "network.pt")
+    assert second.step == 3
+    for name, value in state(second).items():
+        assert torch.equal(value, whole[name]), name
+    other = state(NetworkTraining(TINY, recipe, seed=4, compute=CPU))
+    assert not torch.equal(other["norm.weight"], whole["norm.weight"])
+
+
+def test_the_network_learns_to_tell_the_noise() -> None:
+    mean, deviation = latents(2)
+    totals: list[float] = []
+
+    def report(step: int, losses: dict[str, float], average: CopgenNetwork) -> None:
+        totals.append(sum(losses.values()))
+
+    recipe = NetworkRecipe(60, batch=4, warm_up=5, learning_rate=3e-3)
+    NetworkTraining(replace(TINY, width=64), recipe, seed=0, compute=CPU).run(mean, deviation, report)
+    assert np.mean(totals[-10:]) < 0.85 * np.mean(totals[:3])
+
+
+def test_an_autoencoder_learns_and_starts_from_its_seed(patches: dict[str, np.ndarray]) -> None:
+    key = "S2L2A_B01_B09"
+    assert torch.equal(new_autoencoder(key, 0).quant_conv.weight, new_autoencoder(key, 0).quant_conv.weight)
+    assert not torch.equal(new_autoencoder(key, 0).quant_conv.weight, new_autoencoder(key, 1).quant_conv.weight)
+    losses: list[float] = []
+    recipe = AutoencoderRecipe(60, batch=4, crop=32, warm_up=5, learning_rate=3e-3)
+    model = train_autoencoder(
+        key,
+        new_autoencoder(key, 0),
+        patches,
+        recipe,
+        seed=0,
+        compute=CPU,
+        report=lambda step, loss: losses.append(loss),
+    )
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_encoding_gives_the_posterior_and_scalars_as_they_are(patches: dict[str, np.ndarray]) -> None:
+    key = "S2L2A_B01_B09"
+    models = {key: new_autoencoder(key, 0).eval() for key in IMAGE_KEYS}
+    with torch.no_grad():
+        models[key].quant_conv.weight.zero_()
+        models[key].quant_conv.bias[:8] = 2.0
+    mean, deviation = encode(models, {key: rows[:1] for key, rows in patches.items()}, CPU)
+    assert mean.dtype == deviation.dtype == np.float16 and mean.shape == deviation.shape == (1, JOINT_SIZE)
+    np.testing.assert_allclose(mean[:, JOINT_SLICES[key]], 2.0)
+    np.testing.assert_allclose(deviation[:, JOINT_SLICES[key]], np.exp(-3.0), rtol=1e-3)
+    scalars = mean[:, JOINT_SLICES["mean_timestamps"]].astype(np.float32)
+    np.testing.assert_allclose(scalars, patches["mean_timestamps"][:1].reshape(1, 3), atol=1e-3)
+    assert not deviation[:, JOINT_SLICES["mean_timestamps"]].any()
+
+
+def test_sampling_holds_what_is_given_and_draws_the_rest() -> None:
+    clean, _ = latents(2)
+    network = new_network(TINY, 0).eval()
+    found = sample_latents(network, clean, ("DEM_DEM",), steps=3, seed=0, compute=CPU)
+    np.testing.assert_array_equal(found[:, JOINT_SLICES["DEM_DEM"]], clean[:, JOINT_SLICES["DEM_DEM"]])
+    assert np.isfinite(found).all()
+    again = sample_latents(network, clean, ("DEM_DEM",), steps=3, seed=1, compute=CPU)
+    assert not np.allclose(found[:, JOINT_SLICES["LULC_LULC"]], again[:, JOINT_SLICES["LULC_LULC"]])
+
+
+RECIPE = Recipe(
+    TINY,
+    autoencoder_patches=2,
+    patches=4,
+    autoencoders={size: AutoencoderRecipe(2, batch=1, crop=32, warm_up=1) for size in (192, 96, 64, 32)},
+    network=NetworkRecipe(4, batch=2, warm_up=1),
+    held_out=2,
+)
+
+
+@pytest.mark.slow
+def test_a_training_is_resumed_and_ends_in_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "training"
+    monkeypatch.setattr(small, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(small, "_PICTURES", 1)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("network") and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_small(out, RECIPE, device="cpu", progress=stop)
+    assert not (out / "model").exists()
+    finished = {path.name: path.stat().st_mtime_ns for path in (out / "work").glob("autoencoder_*")}
+    assert len(finished) == 10
+    steps: list[int] = []
+
+    def watch(what: str, done: int, total: int) -> None:
+        if what.startswith("network"):
+            steps.append(done)
+
+    with pytest.raises(RequestError, match="another recipe"):
+        train_small(out, replace(RECIPE, seed=1), device="cpu")
+    model = train_small(out, RECIPE, device="cpu", progress=watch)
+    assert steps == [3, 4]
+    assert finished == {path.name: path.stat().st_mtime_ns for path in (out / "work").glob("autoencoder_*")}
+    checkpoint = load_checkpoint(model)
+    assert checkpoint.network.config == TINY and not checkpoint.missing
+    config = json.loads((model / "config.json").read_text())
+    assert config["weights"] == "small-world"
+    for key, scale in config["scale_factors"].items():
+        assert checkpoint.autoencoders[key].config.scale_factor == scale
+        assert checkpoint.autoencoders[key].config.groups == 4
+    state = load_file(next(model.rglob("nnet_ema.safetensors")))
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    assert "Not for science" in (model / "MODEL_CARD.md").read_text()
+    assert list((out / "work/pictures").glob("*.png"))
+    with pytest.raises(RequestError, match="training is done"):
+        train_small(out, RECIPE, device="cpu")
+    whole = train_small(tmp_path / "whole", RECIPE, device="cpu")
+    again = load_file(next(whole.rglob("nnet_ema.safetensors")))
+    for name, value in state.items():
+        assert torch.equal(value, again[name]), name
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/notes.txt").write_text("mine")
+    with pytest.raises(RequestError, match="no training"):
+        train_small(tmp_path, RECIPE, device="cpu")
+    assert (tmp_path / "work/notes.txt").read_text() == "mine"
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RequestError, match="no CUDA device"):
+        Compute.choose("cuda")
+    assert Compute.choose("auto").device.type == "cpu"
+    with pytest.raises(RequestError, match="expected one of"):
+        Compute.choose("tpu")
