@@ -163,6 +163,24 @@ class Pipeline:
         :meth:`encode` and :meth:`denoise` do, and :class:`BundleError` where the bundle lacks a component that the run
         needs.
         """
+        latents = self.generate_latents(
+            conditions, outputs, samples=samples, steps=steps, seed=seed, solver=solver, progress=progress
+        )
+        return self.to_physical(latents, progress=progress)
+
+    def generate_latents(
+        self,
+        conditions: Mapping[str, ArrayLike],
+        outputs: Sequence[str],
+        *,
+        samples: int = 1,
+        steps: int | None = None,
+        seed: int = 0,
+        solver: str | None = None,
+        progress: Progress = _silent,
+    ) -> dict[str, Floats]:
+        """What :meth:`generate` draws, before it is decoded: scaled latents by key. Arguments and errors are the
+        same."""
         if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
             raise RequestError(f"found {samples!r} samples, expected a whole number from 1")
         wanted = self._outputs(conditions, resolve(outputs))
@@ -184,7 +202,7 @@ class Pipeline:
             key: np.tile(latent_noise(key, samples, seed=seed, purpose=purpose), (count, 1, 1, 1))
             for key, purpose in purposes.items()
         }
-        drawn = self.denoise(
+        return self.denoise(
             latents,
             wanted,
             steps=len(plan),
@@ -193,11 +211,16 @@ class Pipeline:
             solver=plan.solver,
             progress=progress,
         )
+
+    def to_physical(
+        self, latents: Mapping[str, ArrayLike], *, progress: Progress = _silent
+    ) -> dict[str, NDArray[np.generic]]:
+        """Scaled ``latents`` by key, decoded and in physical units. Raises as :meth:`decode` does."""
         results = {}
-        for done, key in enumerate(wanted):
-            progress("decode", done, len(wanted))
-            results[key] = transforms.to_physical(key, self.decode(key, drawn[key]))
-            progress("decode", done + 1, len(wanted))
+        for done, key in enumerate(latents):
+            progress("decode", done, len(latents))
+            results[key] = transforms.to_physical(key, self.decode(key, latents[key]))
+            progress("decode", done + 1, len(latents))
         return results
 
     def check_request(self, conditions: Sequence[str], outputs: Sequence[str]) -> None:

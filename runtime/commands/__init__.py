@@ -16,8 +16,8 @@ import click
 from ..errors import CopgenError, RequestError
 
 VERBS = {
-    "demo": "Make a small bundle and run it on a sample scene.",
-    "weights": "Download the authors' weights, or make random ones.",
+    "demo": "Run the small model on a made-up scene.",
+    "weights": "Get the authors' weights, the small model's, or random ones.",
     "train-small": "Train a small model on a made-up world.",
     "export": "Turn a checkpoint into a bundle.",
     "verify": "Check a bundle against its reference.",

@@ -48,6 +48,33 @@ class CommaList(click.ParamType):
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def whole_number(text: str) -> int:
+    """A whole number of at most ten characters: what is longer is no pixel and no code, and may have no float."""
+    if len(text.strip()) > 10:
+        raise ValueError(text)
+    return int(text)
+
+
+class CodeMap(click.ParamType):
+    """``FROM:TO[,FROM:TO]``."""
+
+    name = "FROM:TO[,FROM:TO]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[int, int]:
+        if isinstance(value, dict):
+            return value
+        mapped: dict[int, int] = {}
+        for entry in value.split(","):
+            source, _, target = entry.partition(":")
+            try:
+                code, replacement = whole_number(source), whole_number(target)
+            except ValueError:
+                self.fail(f"found {entry!r}, expected FROM:TO such as 3:4", param, ctx)
+            if mapped.setdefault(code, replacement) != replacement:
+                self.fail(f"code {code} is mapped to both {mapped[code]} and {replacement}", param, ctx)
+        return mapped
+
+
 def need(room: str) -> Any:
     """A module of another room, such as ``export.exporter``; :class:`BackendError` where PyTorch or ONNX is missing.
 

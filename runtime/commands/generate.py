@@ -14,6 +14,7 @@ from ..raster.conditions import ReadOptions
 from ..scalars import parse_place
 from ..solver import DEFAULT_SOLVER, DEFAULT_STEPS, SOLVERS
 from .common import (
+    CodeMap,
     CommaList,
     backend_options,
     bundle_argument,
@@ -23,6 +24,7 @@ from .common import (
     quiet_option,
     say,
     threads_option,
+    whole_number,
 )
 
 
@@ -54,13 +56,6 @@ class Place(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def _whole(text: str) -> int:
-    """A whole number of at most ten characters: what is longer is no pixel and no code, and may have no float."""
-    if len(text.strip()) > 10:
-        raise ValueError(text)
-    return int(text)
-
-
 class Pixel(click.ParamType):
     """``col,row``."""
 
@@ -71,29 +66,9 @@ class Pixel(click.ParamType):
             return value
         column, _, row = value.partition(",")
         try:
-            return _whole(column), _whole(row)
+            return whole_number(column), whole_number(row)
         except ValueError:
             self.fail(f"found {value!r}, expected two whole numbers such as 438,438", param, ctx)
-
-
-class CodeMap(click.ParamType):
-    """``FROM:TO[,FROM:TO]``."""
-
-    name = "FROM:TO[,FROM:TO]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[int, int]:
-        if isinstance(value, dict):
-            return value
-        mapped: dict[int, int] = {}
-        for entry in value.split(","):
-            source, _, target = entry.partition(":")
-            try:
-                code, replacement = _whole(source), _whole(target)
-            except ValueError:
-                self.fail(f"found {entry!r}, expected FROM:TO such as 3:4", param, ctx)
-            if mapped.setdefault(code, replacement) != replacement:
-                self.fail(f"code {code} is mapped to both {mapped[code]} and {replacement}", param, ctx)
-        return mapped
 
 
 @click.command("generate")

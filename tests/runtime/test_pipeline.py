@@ -310,6 +310,30 @@ def test_generate_is_encode_denoise_decode_in_physical_units(pipeline: Pipeline)
     assert found[SMALL].dtype == np.float32
 
 
+def test_generate_is_latents_and_what_they_are_in_physical_units(opened: Bundle, watched: Watched) -> None:
+    pipeline = Pipeline(opened, watched)
+    conditions, asked = given(2), {"samples": 2, "steps": 2, "seed": 4, "solver": "ddim"}
+    latents = pipeline.generate_latents(conditions, ["place", SMALL], **asked)
+    assert {key: values.shape for key, values in latents.items()} == {PLACE: (4, 1, 1, 3), SMALL: (4, 8, 4, 4)}
+    assert not any(component.startswith("decoder") for component, _ in watched.calls)
+    before, heard = len(watched.calls), []
+    found = pipeline.to_physical(latents, progress=lambda *event: heard.append(event))
+    assert {component for component, _ in watched.calls[before:]} == {f"decoder_{SMALL}"}
+    assert heard == [("decode", done, 2) for done in (0, 1, 1, 2)]
+    same(found, pipeline.generate(conditions, ["place", SMALL], **asked))
+
+
+def test_what_has_no_physical_units(opened: Bundle, watched: Watched) -> None:
+    pipeline = Pipeline(opened, watched)
+    assert pipeline.to_physical({}) == {}
+    for latents, match in (
+        ({"S2L2A": np.zeros((1, 8, 4, 4))}, "unknown modality 'S2L2A'"),
+        ({SMALL: np.zeros((1, 8, 8, 8))}, r"S2L2A_B01_B09: found an array of shape \(1, 8, 8, 8\)"),
+        ({PLACE: np.full((1, 1, 1, 3), np.nan)}, "3d_cartesian_lat_lon: found NaN or infinity"),
+    ):
+        refused(lambda latents=latents: pipeline.to_physical(latents), match, watched)
+
+
 def test_families_are_outputs_too(pipeline: Pipeline) -> None:
     found = pipeline.generate({}, ["date", "place", PLACE], steps=1)
     assert list(found) == [PLACE, DATE]
