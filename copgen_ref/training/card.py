@@ -71,8 +71,8 @@ def write_card(
             autoencoder_patches=recipe.autoencoder_patches,
             kl=next(iter(recipe.autoencoders.values())).kl_weight,
             autoencoder_steps="\n".join(
-                f"  - {size} px: {one.steps} steps of {one.batch} crops of {one.crop} px"
-                for size, one in recipe.autoencoders.items()
+                f"  - {key}: {one.steps} steps of {one.batch} crops of {one.crop} px"
+                for key, one in recipe.autoencoders.items()
             ),
             rate=network.learning_rate,
             warm_up=network.warm_up,

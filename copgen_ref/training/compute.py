@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -38,6 +38,11 @@ class Compute:
     def autocast(self) -> AbstractContextManager[object]:
         """Products in bfloat16 within, if so chosen."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def for_kind(self, kind: str) -> Compute:
+        """The same for modalities of ``kind``: elevation in float32, since bfloat16 rounds its relief away, which is a
+        hundredth of the height that it stands on."""
+        return replace(self, bfloat16=self.bfloat16 and kind != "elevation")
 
     def describe(self) -> str:
         """In words."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...runtime.modalities import JOINT_SLICES, KEYS, MODALITIES
+from ...runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, MODALITIES
 from ...runtime.schedule import TRAIN_STEPS, alpha, sigma
 from ..network import CopgenNetwork, NetworkConfig
 from .compute import Compute, learning_rate
@@ -21,27 +21,63 @@ from .recipe import NetworkRecipe
 Report = Callable[[int, dict[str, float], CopgenNetwork], None]
 """Called as report(step, loss a modality, averaged network) after each step."""
 
+_BRANCH_STD = 0.002
+
 _OF_MODALITY = torch.from_numpy(np.concatenate([np.full(m.latent_size, i, np.int64) for i, m in enumerate(MODALITIES)]))
 
 
 def new_network(config: NetworkConfig, seed: int) -> CopgenNetwork:
     """An untrained network; the same ``seed`` gives the same weights.
 
-    Linear weights are a truncated normal of deviation 0.02 (Bao et al., 2023, U-ViT). Position embeddings, learned
-    later, start as sines and cosines of where a token lies on the ground plus a vector of its modality, so that tokens
-    of one place are alike across modalities from the first step.
+    It starts by calling all it sees noise: patches are embedded by an isometry, blocks pass them on, and heads undo
+    the embedding. That is right at t = 1000, where what is left of the signal is the small difference of prediction and
+    input, and where a network that must first learn to copy its input spends most of a short training. Position
+    embeddings, learned later, start as sines and cosines of where a token lies on the ground plus a vector of its
+    modality, so that tokens of one place are alike across modalities from the first step.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         network = CopgenNetwork(config)
-        for module in network.modules():
+        for name, module in network.named_modules():
             if isinstance(module, torch.nn.Linear):
-                torch.nn.init.trunc_normal_(module.weight, std=0.02)
+                # The last layer of a residual branch is small: a block starts close to the identity.
+                std = _BRANCH_STD if name.endswith(("attn.proj", "mlp.fc2")) else 0.02
+                torch.nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     torch.nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            network.pos_embed.copy_(_positions(config))
+        half = torch.eye(config.width) / 2
+        for block in network.out_blocks:
+            block.skip_linear.weight.mul_(_BRANCH_STD).add_(torch.cat([half, half], dim=1))
+        network.pos_embed.copy_(_positions(config))
+        basis = torch.nn.init.orthogonal_(torch.empty(config.width, config.width))
+        places = network.pos_embed[0, len(MODALITIES) :].split(config.patch_tokens)
+        for embed, head, place in zip(network.patch_embeds, network.decoder_preds, places, strict=True):
+            _undo(embed.proj, head, basis)
+            # What a head reads must not hold the place, or it would take that for noise.
+            shown = embed.proj.weight.flatten(1)
+            place.sub_(place @ shown @ shown.T)
+        _calibrate(network)
     return network
+
+
+def _undo(embed: torch.nn.Conv2d, head: torch.nn.Linear, basis: Tensor) -> None:
+    """Make ``embed`` the first columns of the orthogonal ``basis``, as far as they go, and ``head`` its transpose."""
+    inputs = embed.weight[0].numel()
+    embed.weight.zero_()
+    columns = embed.weight.view(embed.out_channels, inputs)[:, : len(basis)]
+    columns.copy_(basis[:, :inputs])
+    torch.nn.init.zeros_(embed.bias)
+    # A patch is (channels, rows, columns) at the embedding and (rows, columns, channels) at the head.
+    head.weight.copy_(embed.weight.permute(2, 3, 1, 0).reshape(inputs, embed.out_channels))
+
+
+def _calibrate(network: CopgenNetwork) -> None:
+    """Scale each head so that pure noise comes out as it went in; the norms on the way have changed its size."""
+    noise = torch.randn(4, JOINT_SIZE)
+    found = network.forward_joint(noise, torch.full((4, len(KEYS)), float(TRAIN_STEPS)))
+    for head, key in zip(network.decoder_preds, KEYS, strict=True):
+        mine, wanted = found[:, JOINT_SLICES[key]], noise[:, JOINT_SLICES[key]]
+        head.weight.mul_((mine * wanted).sum() / mine.square().sum())
 
 
 def _positions(config: NetworkConfig) -> Tensor:

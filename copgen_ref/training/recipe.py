@@ -25,7 +25,7 @@ class AutoencoderRecipe:
     of them on whole images with as many pixels a batch, since attention sees all of an image at once."""
 
     steps: int
-    batch: int = 8
+    batch: int = 4
     crop: int = 64
     learning_rate: float = 1e-3
     warm_up: int = 40
@@ -40,23 +40,23 @@ class NetworkRecipe:
 
     steps: int
     batch: int = 16
-    learning_rate: float = 8e-4
+    learning_rate: float = 5e-4
     final_rate: float = 0.02
-    warm_up: int = 300
+    warm_up: int = 100
     weight_decay: float = 0.02
     ema_decay: float = 0.999
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it. ``autoencoders`` is keyed by the pixels a side of the modality; ``patches`` of the world are
+    """All of it. ``autoencoders`` is keyed by modality; ``patches`` of the world are
     encoded for the network, the first ``autoencoder_patches`` of which train the autoencoders; ``held_out`` others tell
     the reconstruction error."""
 
     network_config: NetworkConfig
     autoencoder_patches: int
     patches: int
-    autoencoders: Mapping[int, AutoencoderRecipe]
+    autoencoders: Mapping[str, AutoencoderRecipe]
     network: NetworkRecipe
     held_out: int = 32
     seed: int = 0
@@ -72,7 +72,7 @@ class Recipe:
             autoencoder_patches=times(self.autoencoder_patches, 8),
             patches=times(self.patches, 16),
             held_out=times(self.held_out, 2),
-            autoencoders={size: replace(one, steps=times(one.steps, 2)) for size, one in self.autoencoders.items()},
+            autoencoders={key: replace(one, steps=times(one.steps, 2)) for key, one in self.autoencoders.items()},
             network=replace(self.network, steps=times(self.network.steps, 2)),
         )
 
@@ -87,13 +87,19 @@ def autoencoder_config(channels: int, size: int) -> AutoencoderConfig:
 SMALL = Recipe(
     NetworkConfig(width=256, depth=6, heads=4, patch_sizes=tuple(_PATCHES[m.latent_shape[1]] for m in MODALITIES)),
     autoencoder_patches=1024,
-    patches=2560,
+    patches=2048,
     autoencoders={
-        192: AutoencoderRecipe(1100),
-        96: AutoencoderRecipe(1000),
-        64: AutoencoderRecipe(1000),
-        32: AutoencoderRecipe(1000, batch=16, crop=32),
+        "DEM_DEM": AutoencoderRecipe(3000),
+        "LULC_LULC": AutoencoderRecipe(2000),
+        "S1RTC_vh_vv": AutoencoderRecipe(1200),
+        "S2L1C_B01_B09_B10": AutoencoderRecipe(2000, batch=8, crop=32),
+        "S2L1C_B02_B03_B04_B08": AutoencoderRecipe(2000),
+        "S2L1C_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(2000),
+        "S2L1C_cloud_mask": AutoencoderRecipe(1200),
+        "S2L2A_B01_B09": AutoencoderRecipe(2000, batch=8, crop=32),
+        "S2L2A_B02_B03_B04_B08": AutoencoderRecipe(1000),
+        "S2L2A_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(1000),
     },
-    network=NetworkRecipe(2400),
+    network=NetworkRecipe(1200),
 )
 """The recipe of the model that the package ships."""

@@ -44,8 +44,7 @@ _WARM_STARTS = {
     "S2L2A_B02_B03_B04_B08": "S2L1C_B02_B03_B04_B08",
     "S2L2A_B05_B06_B07_B11_B12_B8A": "S2L1C_B05_B06_B07_B11_B12_B8A",
 }
-"""The surface looks like the top of the atmosphere: its autoencoder starts from the other's weights and takes half the
-steps."""
+"""The surface looks like the top of the atmosphere: its autoencoder starts from the other's weights."""
 
 
 def train_small(
@@ -146,10 +145,9 @@ def _autoencoders(
             model.load_state_dict(load_file(paths[key]))
             trained[key] = model.eval().requires_grad_(False).to(compute.device)
             continue
-        plan = recipe.autoencoders[get(key).size]
+        plan = recipe.autoencoders[key]
         if key in _WARM_STARTS:
             model.load_state_dict(trained[_WARM_STARTS[key]].state_dict())
-            plan = replace(plan, steps=-(-plan.steps // 2))
         recent: list[float] = []
         total = plan.steps
 

@@ -214,7 +214,7 @@ RECIPE = Recipe(
     TINY,
     autoencoder_patches=2,
     patches=4,
-    autoencoders={size: AutoencoderRecipe(2, batch=1, crop=32, warm_up=1) for size in (192, 96, 64, 32)},
+    autoencoders={key: AutoencoderRecipe(2, batch=1, crop=32, warm_up=1) for key in IMAGE_KEYS},
     network=NetworkRecipe(4, batch=2, warm_up=1),
     held_out=2,
 )

@@ -1,4 +1,4 @@
-"""A sample scene and a way to run the command line as a user does."""
+"""A scene of the made-up world and a way to run the command line as a user does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from copgen_edge.copgen_ref.world_scene import WorldScene, write_world_scene
 from copgen_edge.runtime.commands import main
-from copgen_edge.runtime.raster.sample import SampleScene, write_sample_scene
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> SampleScene:
-    return write_sample_scene(tmp_path_factory.mktemp("scene"))
+def scene(tmp_path_factory: pytest.TempPathFactory) -> WorldScene:
+    return write_world_scene(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def run() -> Run:
 
 
 @pytest.fixture
-def generate(run: Run, bundle: Path, scene: SampleScene, tmp_path: Path) -> Run:
+def generate(run: Run, bundle: Path, scene: WorldScene, tmp_path: Path) -> Run:
     """Runs ``generate`` with two steps on the scene's elevation; further arguments come after."""
 
     def call(*arguments: object, out: Path = tmp_path / "out") -> Outcome:

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from copgen_edge.copgen_ref.world_scene import WorldScene
 from copgen_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from copgen_edge.runtime.components import STEP
 from copgen_edge.runtime.modalities import BY_KEY, FAMILIES
-from copgen_edge.runtime.raster.sample import SampleScene
 from PIL import Image
 
 from .conftest import Run
@@ -37,7 +37,7 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_of_samples(generate: Run, scene: SampleScene, tmp_path: Path) -> None:
+def test_a_folder_of_samples(generate: Run, scene: WorldScene, tmp_path: Path) -> None:
     outcome = generate(
         "-c", f"LULC={scene.lulc}", "-c", "place=auto", "-c", "date=2021-07-14", "-g", "S2L2A,S1RTC,cloud_mask",
         "-n", 2, "--seed", 7, "--json",
@@ -58,7 +58,7 @@ def test_a_folder_of_samples(generate: Run, scene: SampleScene, tmp_path: Path) 
         kinds = ("mode", "agreement") if modality.is_codes else ("mean", "std")
         for name in ("sample-0", "sample-1", *kinds):
             with rasterio.open(out / f"{key}.{name}.tif") as dataset:
-                assert dataset.crs.to_epsg() == 32632
+                assert dataset.crs.to_epsg() == 32644
                 assert (dataset.width, dataset.height) == (modality.size, modality.size)
                 left, top = dataset.transform.c, dataset.transform.f
                 assert dataset.transform == Affine(modality.resolution, 0, left, 0, -modality.resolution, top)
@@ -106,7 +106,7 @@ def test_the_seed_decides_and_the_batch_does_not(generate: Run, tmp_path: Path) 
         assert not np.allclose(drawn["other"][name], values, rtol=1e-2)
 
 
-def test_another_condition_gives_another_result(run: Run, bundle: Path, scene: SampleScene, tmp_path: Path) -> None:
+def test_another_condition_gives_another_result(run: Run, bundle: Path, scene: WorldScene, tmp_path: Path) -> None:
     for date in ("2021-01-14", "2021-07-14"):
         arguments = ("-c", f"date={date}", "-c", f"DEM={scene.dem}", "-g", "S1RTC", "--steps", 2)
         assert run("generate", bundle, *arguments, "--out", tmp_path / date).code == 0
@@ -152,7 +152,7 @@ def test_quiet_says_nothing(generate: Run) -> None:
         (("-g", "S1RTC", "--threads", "9" * 20), "--threads"),
     ],
 )
-def test_refusals(generate: Run, scene: SampleScene, tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_refusals(generate: Run, scene: WorldScene, tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
     filled = [argument.format(dem=scene.dem, lulc=scene.lulc) for argument in arguments]
     outcome = generate(*filled)
     assert outcome.code == 2, outcome.err
@@ -228,7 +228,7 @@ def test_a_value_that_is_not_finite_writes_nothing(
 
 
 @pytest.mark.parametrize("damage", ["tampered", "truncated", "missing", "manifest"])
-def test_a_damaged_bundle(run: Run, bundle: Path, scene: SampleScene, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_bundle(run: Run, bundle: Path, scene: WorldScene, tmp_path: Path, damage: str) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(bundle, copy)
     victim = copy / ("manifest.json" if damage == "manifest" else f"onnx/{STEP}.fp32.onnx")
@@ -247,7 +247,7 @@ def test_a_damaged_bundle(run: Run, bundle: Path, scene: SampleScene, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_an_interrupt_leaves_nothing(bundle: Path, scene: SampleScene, tmp_path: Path, name: str) -> None:
+def test_an_interrupt_leaves_nothing(bundle: Path, scene: WorldScene, tmp_path: Path, name: str) -> None:
     arguments = ("-c", f"DEM={scene.dem}", "-g", "S2L2A", "--steps", "1000", "--out", tmp_path / "out")
     command = [sys.executable, "-m", "copgen_edge.runtime.commands", "generate", bundle, *arguments]
 
