@@ -24,6 +24,7 @@ from .pipeline import Pipeline, Progress
 from .raster.conditions import Conditions, ReadOptions, read_conditions
 from .raster.quicklook import write_quicklook
 from .raster.write import estimate_bytes, write_modality
+from .weights import words_for
 
 RESULT = "result.json"
 QUICKLOOK = "quicklook.png"
@@ -120,9 +121,12 @@ def generate_folder(
 def _engine_notes(pipeline: Pipeline) -> list[str]:
     runs = pipeline.backend.describe()
     notes = [f"backend: {runs['backend']} on {runs['device']}, {runs['precision']} ({runs['reason']})"]
-    if pipeline.bundle.manifest.model["weights"] == "random":
-        notes.append("the weights of this bundle are random: its pictures mean nothing")
-    return notes
+    return [*notes, *_weights_notes(pipeline)]
+
+
+def _weights_notes(pipeline: Pipeline) -> list[str]:
+    note = words_for(pipeline.bundle.manifest.model["weights"]).note
+    return [note] if note else []
 
 
 def _check(request: Request) -> tuple[str, ...]:
@@ -178,7 +182,7 @@ def _provenance(
             }
             for key in conditions.physical
         },
-        "notes": list(conditions.notes),
+        "notes": [*_weights_notes(pipeline), *conditions.notes],
     }
 
 
@@ -207,9 +211,10 @@ def _write(
 
 def _title(provenance: dict[str, Any]) -> str:
     center = provenance["window"]["center"]
-    weights = " (random weights)" if provenance["model"]["weights"] == "random" else ""
+    model = provenance["model"]
+    name = f"{model.get('variant', 'custom')}{words_for(model['weights']).title}"
     return (
-        f"COP-GEN {provenance['model'].get('variant', 'custom')}{weights} at {center['lat']:.4f}, {center['lon']:.4f}: "
+        f"COP-GEN {name} at {center['lat']:.4f}, {center['lon']:.4f}: "
         f"{provenance['steps']} steps of {provenance['solver']}, seed {provenance['seed']}"
     )
 

@@ -47,28 +47,29 @@ def new_network(config: NetworkConfig, seed: int) -> CopgenNetwork:
                     torch.nn.init.zeros_(module.bias)
         half = torch.eye(config.width) / 2
         for block in network.out_blocks:
-            block.skip_linear.weight.mul_(_BRANCH_STD).add_(torch.cat([half, half], dim=1))
+            block.get_parameter("skip_linear.weight").mul_(_BRANCH_STD).add_(torch.cat([half, half], dim=1))
         network.pos_embed.copy_(_positions(config))
         basis = torch.nn.init.orthogonal_(torch.empty(config.width, config.width))
-        places = network.pos_embed[0, len(MODALITIES) :].split(config.patch_tokens)
+        places = network.pos_embed[0, len(MODALITIES) :].split(config.patch_tokens)  # type: ignore[no-untyped-call]
         for embed, head, place in zip(network.patch_embeds, network.decoder_preds, places, strict=True):
-            _undo(embed.proj, head, basis)
+            _undo(embed, head, basis)
             # What a head reads must not hold the place, or it would take that for noise.
-            shown = embed.proj.weight.flatten(1)
+            shown = embed.get_parameter("proj.weight").flatten(1)
             place.sub_(place @ shown @ shown.T)
         _calibrate(network)
     return network
 
 
-def _undo(embed: torch.nn.Conv2d, head: torch.nn.Linear, basis: Tensor) -> None:
+def _undo(embed: torch.nn.Module, head: torch.nn.Module, basis: Tensor) -> None:
     """Make ``embed`` the first columns of the orthogonal ``basis``, as far as they go, and ``head`` its transpose."""
-    inputs = embed.weight[0].numel()
-    embed.weight.zero_()
-    columns = embed.weight.view(embed.out_channels, inputs)[:, : len(basis)]
+    weight = embed.get_parameter("proj.weight")
+    width, inputs = len(weight), weight[0].numel()
+    weight.zero_()
+    columns = weight.view(width, inputs)[:, : len(basis)]
     columns.copy_(basis[:, :inputs])
-    torch.nn.init.zeros_(embed.bias)
+    torch.nn.init.zeros_(embed.get_parameter("proj.bias"))
     # A patch is (channels, rows, columns) at the embedding and (rows, columns, channels) at the head.
-    head.weight.copy_(embed.weight.permute(2, 3, 1, 0).reshape(inputs, embed.out_channels))
+    head.get_parameter("weight").copy_(weight.permute(2, 3, 1, 0).reshape(inputs, width))
 
 
 def _calibrate(network: CopgenNetwork) -> None:
@@ -77,7 +78,7 @@ def _calibrate(network: CopgenNetwork) -> None:
     found = network.forward_joint(noise, torch.full((4, len(KEYS)), float(TRAIN_STEPS)))
     for head, key in zip(network.decoder_preds, KEYS, strict=True):
         mine, wanted = found[:, JOINT_SLICES[key]], noise[:, JOINT_SLICES[key]]
-        head.weight.mul_((mine * wanted).sum() / mine.square().sum())
+        head.get_parameter("weight").mul_((mine * wanted).sum() / mine.square().sum())
 
 
 def _positions(config: NetworkConfig) -> Tensor:

@@ -49,9 +49,8 @@ class NetworkRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it. ``autoencoders`` is keyed by modality; ``patches`` of the world are
-    encoded for the network, the first ``autoencoder_patches`` of which train the autoencoders; ``held_out`` others tell
-    the reconstruction error."""
+    """All of it. ``autoencoders`` is keyed by modality; ``patches`` of the world are encoded for the network, the first
+    ``autoencoder_patches`` of which train the autoencoders; ``held_out`` others tell the reconstruction error."""
 
     network_config: NetworkConfig
     autoencoder_patches: int
@@ -87,7 +86,7 @@ def autoencoder_config(channels: int, size: int) -> AutoencoderConfig:
 SMALL = Recipe(
     NetworkConfig(width=256, depth=6, heads=4, patch_sizes=tuple(_PATCHES[m.latent_shape[1]] for m in MODALITIES)),
     autoencoder_patches=1024,
-    patches=2048,
+    patches=3072,
     autoencoders={
         "DEM_DEM": AutoencoderRecipe(3000),
         "LULC_LULC": AutoencoderRecipe(2000),
@@ -100,6 +99,6 @@ SMALL = Recipe(
         "S2L2A_B02_B03_B04_B08": AutoencoderRecipe(1000),
         "S2L2A_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(1000),
     },
-    network=NetworkRecipe(1200),
+    network=NetworkRecipe(4500),
 )
-"""The recipe of the model that the package ships."""
+"""What ``copgen-edge train-small`` trains."""

@@ -1,4 +1,4 @@
-"""``copgen-edge demo``: the whole path on a small model and a sample scene, with nothing to download."""
+"""``copgen-edge demo``: the whole path on a small model and a made-up scene, with nothing to download."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from ..bundle import MANIFEST
 from ..errors import RequestError
 from ..generation import QUICKLOOK, Request, generate_folder
 from ..pipeline import Pipeline
-from ..raster.sample import write_sample_scene
 from .common import need, progress_bar, quiet_option, say
 
 SAMPLES = 2
@@ -21,7 +20,7 @@ STEPS = 20
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
 @quiet_option
 def command(out: Path, quiet: bool) -> None:
-    """Make a small model with random weights, export it, and generate from a made-up scene in the Alps.
+    """Make a small model with random weights, export it, and generate from a scene of the made-up world.
 
     Checkpoint, ONNX files, rasters and pictures are real; the weights are random, so the pictures mean nothing. A
     bundle that an earlier call exported is used again.
@@ -41,8 +40,8 @@ def command(out: Path, quiet: bool) -> None:
         tell(f"2/4 21 components as ONNX files, each verified against PyTorch -> {bundle} (a few minutes)")
         with progress_bar(quiet) as progress:
             exporter.export_bundle(checkpoint, bundle, progress=progress)
-    scene = write_sample_scene(out / "scene")
-    tell(f"3/4 a sample scene (elevation, land cover, radar; UTM) -> {out / 'scene'}")
+    scene = need("copgen_ref.world_scene").write_world_scene(out / "scene")
+    tell(f"3/4 a scene of the made-up world (all modalities; UTM) -> {out / 'scene'}")
     conditions = (
         ("DEM", str(scene.dem)),
         ("LULC", str(scene.lulc)),

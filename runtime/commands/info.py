@@ -8,6 +8,7 @@ import click
 
 from ..bundle import PRECISIONS, Bundle, Component
 from ..components import COMPONENTS
+from ..weights import words_for
 from .common import bundle_argument, emit, json_option
 from .tables import print_table
 
@@ -39,8 +40,10 @@ def command(bundle: str, as_json: bool) -> None:
         emit(summary)
         return
     model = manifest.model
-    weights = " with random weights: pictures mean nothing" if model["weights"] == "random" else ""
-    click.echo(f"COP-GEN {model.get('variant', 'without a network')}{weights}")
+    words = words_for(model["weights"])
+    click.echo(f"COP-GEN {model.get('variant', 'without a network')}{words.title}")
+    if words.note:
+        click.echo(words.note)
     if "width" in model:
         click.echo(f"width {model['width']}, depth {model['depth']}, {model['heads']} heads")
     click.echo(f"solver {manifest.solver}, {manifest.steps} steps by default")

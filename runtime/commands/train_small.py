@@ -19,7 +19,7 @@ from .common import emit, json_option, need, progress_bar, quiet_option, say
     type=click.FloatRange(0, 1000, min_open=True),
     default=1.0,
     show_default=True,
-    help="Steps and patches as a multiple of the shipped model's.",
+    help="Steps and patches as a multiple of the usual.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @json_option

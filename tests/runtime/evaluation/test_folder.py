@@ -146,6 +146,18 @@ def test_a_baseline_that_is_drawn(drawer: Drawer, truth: Truth, request_: Reques
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_floor_beside_a_file_is_of_what_draws_now(drawer: Drawer, truth: Truth, request_: Request) -> None:
+    """The file is 7 m above the truth throughout; another seed of the run lies 100 m above the run, not the file."""
+    asked: dict[str, Any] = {"samples": 2, "seed": 0}
+    other = Drawer(truth, lambda conditions, seed, patch, sample: 7)
+    kept = draw_run(other, truth, [DATE], [PLACE, DEM, SMALL], **asked)  # type: ignore[arg-type]
+    found = evaluate(drawer, truth, request_, baseline=Baseline("kept", run=kept))["baseline"]
+    ours, floor = (found[name]["physical"][DEM]["DEM"] for name in ("paired", "paired_floor"))
+    assert (ours["bias"], floor["bias"], floor["rmse"]) == pytest.approx((-6, 100, 100), rel=1e-5)
+    assert len(other.calls) == 1
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_baseline_serves_where_there_is_no_truth(drawer: Drawer, truth: Truth, request_: Request) -> None:
     bare = Truth(truth.names, {DATE: truth.physical[DATE]})
     found = evaluate(drawer, bare, request_, baseline=Baseline("b", drawer))  # type: ignore[arg-type]
@@ -247,9 +259,11 @@ def test_a_failure_leaves_nothing(drawer: Drawer, truth: Truth, request_: Reques
 
 @pytest.mark.usefixtures("quick")
 def test_room_for_a_kept_run_is_asked_for(
-    drawer: Drawer, truth: Truth, request_: Request, monkeypatch: pytest.MonkeyPatch
+    make_truth: MakeTruth, request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file of a run is no larger than what was asked of the disk."""
+    truth = make_truth(["S1RTC_vh_vv", DATE], patches=1)
+    drawer, request_ = Drawer(truth, offset), replace(request_, outputs=("S1RTC",))
     evaluate(drawer, truth, replace(request_, keep_run=True))
     size = (request_.out / RUN_FILE).stat().st_size
     usage = type("Usage", (), {"free": size + (32 << 20) - 1})

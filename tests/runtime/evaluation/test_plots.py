@@ -152,7 +152,7 @@ def test_the_narrowing_by_stage(figures: list[Any]) -> None:
         low, high = axis.get_ylim()
         line = axis.lines[0].get_ydata()
         assert low <= 0 and min(line) >= low and max(line) < high, "nothing is cut off"
-    assert distance.get_ylim()[1] > 12
+    assert distance.get_ylim()[1] > 12 and crps.get_ylim()[1] > 1.05 * 402, "markers are whole too"
     assert inside.lines[1].get_ydata()[0] == pytest.approx(1 / 3)
     assert band.get_title() == "DEM_DEM: drawn mean minus true (m)" and len(band.collections) == 3
     assert [axis.axison for axis in rest] == [False, False]
