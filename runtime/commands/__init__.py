@@ -16,8 +16,8 @@ import click
 from ..errors import CopgenError, RequestError
 
 VERBS = {
-    "demo": "Run the small model on a made-up scene.",
-    "weights": "Get the authors' weights, the small model's, or random ones.",
+    "demo": "Make a small bundle with random weights and run it on a made-up scene.",
+    "weights": "Download the authors' weights, or make random ones.",
     "train-small": "Train a small model on a made-up world.",
     "export": "Turn a checkpoint into a bundle.",
     "verify": "Check a bundle against its reference.",
