@@ -8,7 +8,7 @@ from datetime import date
 import numpy as np
 
 from ..runtime.evaluation.truth import Truth
-from .world import draw
+from .world import draw, draw_many
 
 HELD_OUT = 500_000_000
 """First seed of the patches that no training sees."""
@@ -25,14 +25,12 @@ def world_truth(count: int, given: Sequence[str], *, redraws: int = 0, first: in
     drawn anew if not. That is the true distribution under the condition where place, elevation and land cover are all
     given; they stay the patch's own, and so the draws are too narrow, where one is not.
     """
-    rows = [draw(first + i) for i in range(count)]
-    stacked = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    stacked = draw_many(range(first, first + count))
     names = tuple(f"world {first + i}" for i in range(count))
     if not redraws or not set(given) <= _FIXED | {"mean_timestamps"}:
         return Truth(names, stacked)
     again = []
-    for i, row in enumerate(rows):
-        year, month, day = row["mean_timestamps"][0].tolist()
+    for i, (year, month, day) in enumerate(stacked["mean_timestamps"].tolist()):
         pinned = date(year, month, day) if "mean_timestamps" in given else None
         again.append([draw(first + i, weather=1 + j, date=pinned) for j in range(redraws)])
     draws = {

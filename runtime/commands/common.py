@@ -75,6 +75,20 @@ class CodeMap(click.ParamType):
         return mapped
 
 
+def _offset(ctx: click.Context, param: click.Parameter, value: str) -> str | int:
+    return value if value == "auto" else int(value)
+
+
+s2_offset_option = click.option(
+    "--s2-offset",
+    type=click.Choice(["auto", "0", "-1000"]),
+    default="auto",
+    show_default=True,
+    callback=_offset,
+    help="To add to Sentinel-2 DN; auto: what the file's own metadata say.",
+)
+
+
 def need(room: str) -> Any:
     """A module of another room, such as ``export.exporter``; :class:`BackendError` where PyTorch or ONNX is missing.
 

@@ -27,6 +27,7 @@ from ..evaluation.truth import Truth, read_cells
 from ..modalities import get, resolve
 from ..pipeline import DEFAULT_BATCH, Pipeline
 from ..raster.conditions import ReadOptions
+from ..raster.radiometry import S2Offset
 from .common import (
     CodeMap,
     CommaList,
@@ -37,6 +38,7 @@ from .common import (
     need,
     progress_bar,
     quiet_option,
+    s2_offset_option,
     say,
     threads_option,
 )
@@ -111,13 +113,7 @@ DEFAULT_SAMPLES = 8
 )
 @click.option("--keep-run", is_flag=True, help=f"Keep what was drawn, as {RUN_FILE}, for a later --baseline.")
 @click.option("--lulc-map", type=CodeMap(), help="Replace land cover codes of the cells, for example 3:4,4:5.")
-@click.option(
-    "--s2-offset",
-    type=click.Choice(["auto", "0", "-1000"]),
-    default="auto",
-    show_default=True,
-    help="Of the cells' DN.",
-)
+@s2_offset_option
 @click.option("--fill-nodata", is_flag=True, help="Fill missing pixels of the cells instead of refusing them.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
 @click.option("--batch", type=click.IntRange(1), default=DEFAULT_BATCH, show_default=True, help="Rows a call.")
@@ -141,7 +137,7 @@ def command(
     narrowing: str | None,
     keep_run: bool,
     lulc_map: Mapping[int, int] | None,
-    s2_offset: str,
+    s2_offset: S2Offset,
     fill_nodata: bool,
     out: Path,
     batch: int,
@@ -167,11 +163,7 @@ def command(
         raise RequestError("--baseline-steps are those of a baseline; give it with --baseline, or leave them out")
     pipeline = Pipeline.load(bundle, backend=backend, precision=precision, batch=batch, threads=threads)
     if cells is not None:
-        options = ReadOptions(
-            lulc_map=lulc_map,
-            s2_offset="auto" if s2_offset == "auto" else int(s2_offset),  # type: ignore[arg-type]
-            fill_nodata=fill_nodata,
-        )
+        options = ReadOptions(lulc_map=lulc_map, s2_offset=s2_offset, fill_nodata=fill_nodata)
         truth: Truth = read_cells(cells, options)
     else:
         tell(f"the truth: {world or DEFAULT_PATCHES} held-out patches of the made-up world")

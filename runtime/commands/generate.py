@@ -11,6 +11,7 @@ from ..errors import RequestError
 from ..generation import QUICKLOOK, RESULT, Request, generate_folder
 from ..pipeline import DEFAULT_BATCH, Pipeline
 from ..raster.conditions import ReadOptions
+from ..raster.radiometry import S2Offset
 from ..scalars import parse_place
 from ..solver import DEFAULT_SOLVER, DEFAULT_STEPS, SOLVERS
 from .common import (
@@ -22,6 +23,7 @@ from .common import (
     json_option,
     progress_bar,
     quiet_option,
+    s2_offset_option,
     say,
     threads_option,
     whole_number,
@@ -97,7 +99,7 @@ class Pixel(click.ParamType):
 )
 @click.option("--s1-scale", type=click.Choice(["auto", "db", "linear"]), default="auto", show_default=True)
 @click.option("--lulc-map", type=CodeMap(), help="Replace land cover codes, for example 3:4,4:5.")
-@click.option("--s2-offset", type=click.Choice(["auto", "0", "-1000"]), default="auto", show_default=True)
+@s2_offset_option
 @click.option("--fill-nodata", is_flag=True, help="Fill missing pixels of a condition instead of refusing them.")
 @backend_options
 @threads_option
@@ -119,7 +121,7 @@ def command(
     bands: tuple[tuple[str, str], ...],
     s1_scale: str,
     lulc_map: dict[int, int] | None,
-    s2_offset: str,
+    s2_offset: S2Offset,
     fill_nodata: bool,
     backend: str,
     precision: str,
@@ -141,7 +143,7 @@ def command(
         bands={name: CommaList().convert(value, None, None) for name, value in bands},
         s1_scale=s1_scale,  # type: ignore[arg-type]
         lulc_map=lulc_map,
-        s2_offset="auto" if s2_offset == "auto" else int(s2_offset),  # type: ignore[arg-type]
+        s2_offset=s2_offset,
         fill_nodata=fill_nodata,
     )
     request = Request(conditions, outputs, out, samples, steps, seed, solver, options)

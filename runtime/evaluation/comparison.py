@@ -18,7 +18,16 @@ from .drift import model_drift, physical_drift
 from .results import plain
 from .runs import Run, comparable
 from .scores import image_families, vectors
-from .spectra import NEIGHBOURS, mmd2, nn_accuracy, precision_recall, range_coverage, spectral_bands, wasserstein
+from .spectra import (
+    NEIGHBOURS,
+    mean_known,
+    mmd2,
+    nn_accuracy,
+    precision_recall,
+    range_coverage,
+    spectral_bands,
+    wasserstein,
+)
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]
@@ -40,9 +49,7 @@ def _precision(baseline: Floats, found: Floats) -> float:
 
 
 def _coverage(baseline: Floats, found: Floats) -> float:
-    coverage = range_coverage(_pooled(baseline), _pooled(found))
-    known = coverage[~np.isnan(coverage)]
-    return float(known.mean()) if known.size else float("nan")
+    return mean_known(range_coverage(_pooled(baseline), _pooled(found)))
 
 
 _METRICS: dict[str, tuple[Metric, tuple[float, float]]] = {
@@ -82,17 +89,14 @@ def compare_runs(run: Run, baseline: Run, seeds: tuple[Run, Run]) -> dict[str, A
 
 
 def _paired(run: Run, baseline: Run) -> dict[str, Any]:
-    rows = {
-        key: (values.reshape(-1, *values.shape[2:]), baseline.physical[key]) for key, values in run.physical.items()
-    }
+    ours, theirs = (
+        {key: values.reshape(-1, *values.shape[2:]) for key, values in one.physical.items()} for one in (run, baseline)
+    )
     drift = model_drift(run.latents, baseline.latents)
     return {
         "latents_relative_l2": drift.joint.relative_l2,
         "latents_by_modality": {key: figures.relative_l2 for key, figures in drift.modalities.items()},
-        "physical": physical_drift(
-            {key: found for key, (found, _) in rows.items()},
-            {key: other.reshape(-1, *other.shape[2:]) for key, (_, other) in rows.items()},
-        ),
+        "physical": physical_drift(ours, theirs),
     }
 
 

@@ -165,6 +165,12 @@ def range_coverage(real: ArrayLike, generated: ArrayLike) -> Floats:
     return np.divide(np.maximum(overlap, 0), length, out=np.full(length.shape, np.nan), where=length > 0)
 
 
+def mean_known(values: Floats) -> float:
+    """Mean of ``values`` (n,) that are not NaN; NaN where all are."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def spectral_benchmark(real: ArrayLike, generated: ArrayLike, *, k: int = NEIGHBOURS) -> SpectralBenchmark:
     """Every figure of this module for one pair of sets (n, d) and (m, d); errors as each of them raises."""
     precision, recall = precision_recall(real, generated, k=k)
@@ -178,7 +184,7 @@ def spectral_benchmark(real: ArrayLike, generated: ArrayLike, *, k: int = NEIGHB
         mmd2=mmd2(real, generated),
         wasserstein=tuple(wasserstein(real, generated).tolist()),
         range_coverage=tuple(coverage.tolist()),
-        mean_range_coverage=float(np.nanmean(coverage)) if not np.isnan(coverage).all() else float("nan"),
+        mean_range_coverage=mean_known(coverage),
     )
 
 
