@@ -16,7 +16,7 @@ from .errors import NonFiniteError, RequestError
 from .modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get, resolve
 from .noise import latent_noise
 from .schedule import TRAIN_STEPS
-from .solver import HISTORY, Plan, make_plan
+from .solver import Plan, make_plan, run_plan
 
 Floats = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -245,9 +245,9 @@ class Pipeline:
         times[:, [KEYS.index(key) for key in absent]] = TRAIN_STEPS
         generated = [KEYS.index(key) for key in wanted]
         state = state.copy()
-        x = anchor = state[:, moving]
-        predictions: list[Floats] = []
-        for k in range(len(plan)):
+
+        def noise_at(k: int, x: Floats) -> Floats:
+            state[:, moving] = x
             times[:, generated] = plan.times[k] * TRAIN_STEPS
             noise = self.backend.run(STEP, {"latents": state, "timesteps": times})["noise"][:, moving]
             if not np.isfinite(noise).all():
@@ -255,17 +255,9 @@ class Pipeline:
                     f"{STEP} ({self.backend.precision}) gave NaN or infinity at step {k + 1} of {len(plan)}; nothing "
                     "was written; try --precision fp32, and 'copgen-edge verify' on the bundle"
                 )
-            if plan.begins[k]:
-                anchor = x
-            predictions = [
-                (x - np.float32(plan.sigma[k]) * noise) / np.float32(plan.alpha[k]),
-                *predictions[: HISTORY - 1],
-            ]
-            x = np.float32(plan.anchor[k]) * anchor
-            for weight, prediction in zip(plan.history[k], predictions, strict=False):
-                x = x + np.float32(weight) * prediction
-            state[:, moving] = x
-            report(k + 1)
+            return noise
+
+        state[:, moving] = run_plan(plan, state[:, moving], noise_at, report)
         return state
 
     def _run(self, component: str, source: str, target: str, array: Floats) -> Floats:

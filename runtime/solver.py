@@ -21,6 +21,7 @@ from . import schedule
 from .errors import RequestError
 
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 HISTORY = 3
 END_TIME = 0.001
 MAX_STEPS = 1000
@@ -146,3 +147,29 @@ SOLVERS: dict[str, Callable[[Doubles], list[Row]]] = {
 
 DEFAULT_SOLVER = "dpmpp-3s"
 DEFAULT_STEPS = 50
+
+
+def run_plan(
+    plan: Plan,
+    x: Floats,
+    noise_at: Callable[[int, Floats], Floats],
+    report: Callable[[int], None] = lambda done: None,
+) -> Floats:
+    """Advance ``x`` (rows, floats), float32, through ``plan``, and return where it ends.
+
+    ``noise_at(k, x)`` is the noise that the network finds in ``x`` at call ``k``; ``report`` is called with the calls
+    done. What the two raise passes through.
+    """
+    anchor = x
+    predictions: list[Floats] = []
+    for k in range(len(plan)):
+        noise = noise_at(k, x)
+        if plan.begins[k]:
+            anchor = x
+        clean = (x - np.float32(plan.sigma[k]) * noise) / np.float32(plan.alpha[k])
+        predictions = [clean, *predictions[: HISTORY - 1]]
+        x = np.float32(plan.anchor[k]) * anchor
+        for weight, prediction in zip(plan.history[k], predictions, strict=False):
+            x = x + np.float32(weight) * prediction
+        report(k + 1)
+    return x

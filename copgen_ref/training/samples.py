@@ -14,7 +14,7 @@ from ...runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get
 from ...runtime.noise import latent_noise
 from ...runtime.raster.render import measure_limits, render
 from ...runtime.schedule import TRAIN_STEPS
-from ...runtime.solver import DEFAULT_SOLVER, HISTORY, make_plan
+from ...runtime.solver import DEFAULT_SOLVER, make_plan, run_plan
 from ...runtime.transforms import to_physical
 from ..autoencoder import Autoencoder
 from ..network import CopgenNetwork
@@ -47,19 +47,15 @@ def sample_latents(
     state = np.where(moving, noise, clean).astype(np.float32)
     times = np.zeros((len(clean), len(KEYS)), np.float32)
     free = [i for i, key in enumerate(KEYS) if key not in given]
-    x = anchor = state[:, moving]
-    predictions: list[NDArray[np.float32]] = []
-    for k in range(len(plan)):
+
+    def noise_at(k: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        state[:, moving] = x
         times[:, free] = plan.times[k] * TRAIN_STEPS
         with torch.inference_mode(), compute.autocast():
             tensors = (torch.from_numpy(a).to(compute.device) for a in (state, times))
-            found = network.forward_joint(*tensors).float().cpu().numpy()[:, moving]
-        anchor = x if plan.begins[k] else anchor
-        predictions = [(x - plan.sigma[k] * found) / plan.alpha[k], *predictions[: HISTORY - 1]]
-        x = plan.anchor[k] * anchor
-        for weight, prediction in zip(plan.history[k], predictions, strict=False):
-            x = x + weight * prediction
-        state[:, moving] = x
+            return network.forward_joint(*tensors).float().cpu().numpy()[:, moving]
+
+    state[:, moving] = run_plan(plan, state[:, moving], noise_at)
     return state
 
 
