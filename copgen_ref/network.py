@@ -7,7 +7,7 @@ batch and Python integers for the rest, so that an exported graph computes no sh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -195,15 +195,20 @@ class CopgenNetwork(nn.Module):
 
     def forward_joint(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """The noise in the joint latent (B, 26118), given timesteps (B, 12); both in network order."""
-        noise = self._predict(
-            [latents[:, JOINT_SLICES[m.key]].reshape(-1, *m.latent_shape) for m in MODALITIES], timesteps
-        )
+        noise = self._predict(split_joint(latents), timesteps)
         return torch.cat([n.reshape(-1, m.latent_size) for n, m in zip(noise, MODALITIES, strict=True)], dim=1)
 
-    def _predict(self, latents: list[Tensor], timesteps: Tensor) -> list[Tensor]:
+    def transform(self, latents: Sequence[Tensor], timesteps: Tensor, pos_embed: Tensor) -> list[Tensor]:
+        """The tokens (B, tokens, width) of each modality as the output layers read them.
+
+        ``latents`` has the twelve (B, C, H, W) in network order, ``timesteps`` is (B, 12), and ``pos_embed`` has the
+        positions of the twelve time tokens and of all patches: :attr:`pos_embed` for whole latents, rows of it for
+        windows of them.
+        """
         dtype = self.pos_embed.dtype
         patches = [embed(latent.to(dtype)) for embed, latent in zip(self.patch_embeds, latents, strict=True)]
-        x = torch.cat([self._time_tokens(timesteps).to(dtype), *patches], dim=1) + self.pos_embed
+        counts = [tokens.shape[1] for tokens in patches]
+        x = torch.cat([self.time_tokens(timesteps).to(dtype), *patches], dim=1) + pos_embed
         skips = []
         for block in self.in_blocks:
             x = block(x)
@@ -211,16 +216,30 @@ class CopgenNetwork(nn.Module):
         x = self.mid_block(x)
         for block in self.out_blocks:
             x = block(x, skips.pop())
-        x = self.norm(x)
-        _, *patches = x.split([len(MODALITIES), *self.config.patch_tokens], dim=1)
-        return [
-            _unpatchify(head(tokens), m, p).float()
-            for head, tokens, m, p in zip(self.decoder_preds, patches, MODALITIES, self.config.patch_sizes, strict=True)
-        ]
+        _, *patches = self.norm(x).split([len(MODALITIES), *counts], dim=1)
+        return patches
 
-    def _time_tokens(self, timesteps: Tensor) -> Tensor:
+    def time_tokens(self, timesteps: Tensor) -> Tensor:
+        """The tokens (B, 12, width) that tell the timesteps (B, 12)."""
         angles = timesteps.float().unsqueeze(-1) * self._frequencies.to(timesteps.device)
         return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+    def _predict(self, latents: list[Tensor], timesteps: Tensor) -> list[Tensor]:
+        return [
+            _unpatchify(head(tokens), m, p).float()
+            for head, tokens, m, p in zip(
+                self.decoder_preds,
+                self.transform(latents, timesteps, self.pos_embed),
+                MODALITIES,
+                self.config.patch_sizes,
+                strict=True,
+            )
+        ]
+
+
+def split_joint(latents: Tensor) -> list[Tensor]:
+    """The latents (B, C, H, W) of the twelve modalities in a joint latent (B, 26118)."""
+    return [latents[:, JOINT_SLICES[m.key]].reshape(-1, *m.latent_shape) for m in MODALITIES]
 
 
 def _unpatchify(tokens: Tensor, modality: Modality, patch: int) -> Tensor:

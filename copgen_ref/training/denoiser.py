@@ -1,9 +1,8 @@
-"""Training the network: the noise of every modality, each at a timestep of its own."""
+"""Training the network: on quadrants of patches first, then on whole ones."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,126 +11,83 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, MODALITIES
-from ...runtime.schedule import TRAIN_STEPS, alpha, sigma
-from ..network import CopgenNetwork, NetworkConfig
+from ...runtime.modalities import KEYS, MODALITIES
+from ...runtime.schedule import TRAIN_STEPS
+from ..network import CopgenNetwork, NetworkConfig, split_joint
 from .compute import Compute, learning_rate
+from .diffusion import diffuse, modality_losses
 from .recipe import NetworkRecipe
 
 Report = Callable[[int, dict[str, float], CopgenNetwork], None]
 """Called as report(step, loss a modality, averaged network) after each step."""
 
-_BRANCH_STD = 0.002
 
-_OF_MODALITY = torch.from_numpy(np.concatenate([np.full(m.latent_size, i, np.int64) for i, m in enumerate(MODALITIES)]))
+def quadrant_losses(network: CopgenNetwork, noisy: Tensor, times: Tensor, noise: Tensor, quadrants: Tensor) -> Tensor:
+    """What :func:`~.diffusion.modality_losses` is to a batch, for one quadrant, 0 to 3 by rows, of each patch in it.
 
-
-def new_network(config: NetworkConfig, seed: int) -> CopgenNetwork:
-    """An untrained network; the same ``seed`` gives the same weights.
-
-    It starts by calling all it sees noise: patches are embedded by an isometry, blocks pass them on, and heads undo
-    the embedding. That is right at t = 1000, where what is left of the signal is the small difference of prediction and
-    input, and where a network that must first learn to copy its input spends most of a short training. Position
-    embeddings, learned later, start as sines and cosines of where a token lies on the ground plus a vector of its
-    modality, so that tokens of one place are alike across modalities from the first step.
+    ``noisy`` and ``noise`` are (B, 26118), ``times`` (B, 12), ``quadrants`` (B,). A quadrant costs about a quarter of a
+    whole patch, and what a network learns first, noise levels and what one place shows in several modalities, needs
+    many draws of timesteps and no far neighbours.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        network = CopgenNetwork(config)
-        for name, module in network.named_modules():
-            if isinstance(module, torch.nn.Linear):
-                # The last layer of a residual branch is small: a block starts close to the identity.
-                std = _BRANCH_STD if name.endswith(("attn.proj", "mlp.fc2")) else 0.02
-                torch.nn.init.trunc_normal_(module.weight, std=std)
-                if module.bias is not None:
-                    torch.nn.init.zeros_(module.bias)
-        half = torch.eye(config.width) / 2
-        for block in network.out_blocks:
-            block.get_parameter("skip_linear.weight").mul_(_BRANCH_STD).add_(torch.cat([half, half], dim=1))
-        network.pos_embed.copy_(_positions(config))
-        basis = torch.nn.init.orthogonal_(torch.empty(config.width, config.width))
-        places = network.pos_embed[0, len(MODALITIES) :].split(config.patch_tokens)  # type: ignore[no-untyped-call]
-        for embed, head, place in zip(network.patch_embeds, network.decoder_preds, places, strict=True):
-            _undo(embed, head, basis)
-            # What a head reads must not hold the place, or it would take that for noise.
-            shown = embed.get_parameter("proj.weight").flatten(1)
-            place.sub_(place @ shown @ shown.T)
-        _calibrate(network)
-    return network
+    config = network.config
+    positions = network.pos_embed[0][_quadrant_tokens(config).to(noisy.device)[quadrants]]
+    tokens = network.transform(_quadrants(noisy, quadrants), times, positions)
+    losses = []
+    for head, seen, part, patch in zip(
+        network.decoder_preds, tokens, _quadrants(noise, quadrants), config.patch_sizes, strict=True
+    ):
+        batch, channels, height, width = part.shape
+        grid = part.reshape(batch, channels, height // patch, patch, width // patch, patch)
+        wanted = grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
+        losses.append((head(seen).float() - wanted).square().mean())
+    return torch.stack(losses)
 
 
-def _undo(embed: torch.nn.Module, head: torch.nn.Module, basis: Tensor) -> None:
-    """Make ``embed`` the first columns of the orthogonal ``basis``, as far as they go, and ``head`` its transpose."""
-    weight = embed.get_parameter("proj.weight")
-    width, inputs = len(weight), weight[0].numel()
-    weight.zero_()
-    columns = weight.view(width, inputs)[:, : len(basis)]
-    columns.copy_(basis[:, :inputs])
-    torch.nn.init.zeros_(embed.get_parameter("proj.bias"))
-    # A patch is (channels, rows, columns) at the embedding and (rows, columns, channels) at the head.
-    head.get_parameter("weight").copy_(weight.permute(2, 3, 1, 0).reshape(inputs, width))
+def _quadrants(joint: Tensor, quadrants: Tensor) -> list[Tensor]:
+    """One quadrant of each image of joint latents (B, 26118), and the scalars whole."""
+    rows = torch.arange(len(joint), device=joint.device)
+    parts = []
+    for m, latent in zip(MODALITIES, split_joint(joint), strict=True):
+        if m.is_image:
+            channels, height, width = m.latent_shape
+            four = latent.reshape(-1, channels, 2, height // 2, 2, width // 2)
+            latent = four[rows, :, quadrants // 2, :, quadrants % 2]
+        parts.append(latent)
+    return parts
 
 
-def _calibrate(network: CopgenNetwork) -> None:
-    """Scale each head so that pure noise comes out as it went in; the norms on the way have changed its size."""
-    noise = torch.randn(4, JOINT_SIZE)
-    found = network.forward_joint(noise, torch.full((4, len(KEYS)), float(TRAIN_STEPS)))
-    for head, key in zip(network.decoder_preds, KEYS, strict=True):
-        mine, wanted = found[:, JOINT_SLICES[key]], noise[:, JOINT_SLICES[key]]
-        head.get_parameter("weight").mul_((mine * wanted).sum() / mine.square().sum())
-
-
-def _positions(config: NetworkConfig) -> Tensor:
-    width = config.width
-    parts = [0.3 * torch.randn(len(MODALITIES), width)]
-    frequencies = 2 * math.pi * 2.0 ** torch.linspace(-2, 1.6, width // 4)
-    for m, patch in zip(MODALITIES, config.patch_sizes, strict=True):
-        modality = 0.3 * torch.randn(width)
-        if not m.is_image:
-            tokens = math.prod(m.latent_shape[1:])
-            parts.append(modality + 0.3 * torch.randn(tokens, width))
-            continue
+def _quadrant_tokens(config: NetworkConfig) -> Tensor:
+    """The rows of the position embedding (4, tokens) that belong to each quadrant."""
+    indices = [torch.arange(len(MODALITIES)).expand(4, -1)]
+    first = len(MODALITIES)
+    for m, patch, count in zip(MODALITIES, config.patch_sizes, config.patch_tokens, strict=True):
+        own = torch.arange(first, first + count)
         side = m.latent_shape[1] // patch
-        centres = (torch.arange(side) + 0.5) / side
-        angles = centres[:, None] * frequencies
-        axis = torch.cat([angles.sin(), angles.cos()], dim=1)
-        down = axis[:, None].expand(side, side, width // 2)
-        right = axis[None].expand(side, side, width // 2)
-        parts.append(0.5 * torch.cat([down, right], dim=-1).reshape(side * side, width) + modality)
-    return torch.cat(parts)[None]
-
-
-def diffuse(clean: Tensor, times: Tensor, noise: Tensor) -> Tensor:
-    """Joint latents ``clean`` (B, 26118) at discrete ``times`` (B, 12) in 1..1000, with ``noise`` of their shape."""
-    grid = np.arange(1, TRAIN_STEPS + 1) / TRAIN_STEPS
-    signal, share = (torch.from_numpy(f(grid)).float().to(clean.device) for f in (alpha, sigma))
-    index = (times.long() - 1)[:, _OF_MODALITY.to(clean.device)]
-    return signal[index] * clean + share[index] * noise
-
-
-def modality_losses(predicted: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of each modality (12,) over joint arrays (B, 26118); the objective is their sum (COP-GEN,
-    arXiv 2603.03239, section 3)."""
-    square = (predicted - noise).square().mean(dim=0)
-    return torch.stack([square[JOINT_SLICES[key]].mean() for key in KEYS])
+        four = (
+            own.reshape(2, side // 2, 2, side // 2).transpose(1, 2).reshape(4, -1) if m.is_image else own.expand(4, -1)
+        )
+        indices.append(four)
+        first += count
+    return torch.cat(indices, dim=1)
 
 
 class NetworkTraining:
-    """A training under way: network, moving average, optimizer and steps done; saved and resumed as one file."""
+    """A training of ``network`` under way: its moving average, optimizer and steps done; saved and resumed as one
+    file."""
 
-    def __init__(self, config: NetworkConfig, recipe: NetworkRecipe, *, seed: int, compute: Compute) -> None:
+    def __init__(self, network: CopgenNetwork, recipe: NetworkRecipe, *, seed: int, compute: Compute) -> None:
         self.recipe = recipe
         self.seed = seed
         self.compute = compute
         self.step = 0
-        self.network = new_network(config, seed).to(compute.device).train()
+        self.network = network.to(compute.device).train()
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         decayed = [p for p in self.network.parameters() if p.ndim >= 2]
         plain = [p for p in self.network.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=recipe.learning_rate,
-            betas=(0.9, 0.95),
+            betas=(0.9, 0.99),
         )
 
     def save(self, path: Path) -> None:
@@ -161,16 +117,21 @@ class NetworkTraining:
         recipe, device = self.recipe, self.compute.device
         # Each step has its own stream, so that a resumed training draws what an uninterrupted one would.
         rng = np.random.default_rng([self.seed, 1_000, self.step])
-        rows = np.sort(rng.integers(len(means), size=recipe.batch))
+        whole = self.step >= round(recipe.steps * (1 - recipe.whole_share))
+        rows = np.sort(rng.integers(len(means), size=recipe.whole_batch if whole else recipe.batch))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         mean = torch.from_numpy(means[rows]).float()
         clean = mean + torch.from_numpy(deviations[rows]).float() * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
-        times = torch.randint(1, TRAIN_STEPS + 1, (recipe.batch, len(KEYS)), generator=generator)
-        clean, noise, times = clean.to(device), noise.to(device), times.to(device)
+        times = torch.randint(1, TRAIN_STEPS + 1, (len(rows), len(KEYS)), generator=generator)
+        quadrants = torch.randint(4, (len(rows),), generator=generator)
+        clean, noise, times, quadrants = (x.to(device) for x in (clean, noise, times, quadrants))
+        noisy = diffuse(clean, times, noise)
         with self.compute.autocast():
-            predicted = self.network.forward_joint(diffuse(clean, times, noise), times.float())
-        losses = modality_losses(predicted, noise)
+            if whole:
+                losses = modality_losses(self.network.forward_joint(noisy, times.float()), noise)
+            else:
+                losses = quadrant_losses(self.network, noisy, times.float(), noise, quadrants)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(
                 self.step, recipe.steps, recipe.learning_rate, recipe.warm_up, recipe.final_rate

@@ -35,12 +35,15 @@ class AutoencoderRecipe:
 
 @dataclass(frozen=True)
 class NetworkRecipe:
-    """How the network is trained: AdamW, a linear warm-up, then a cosine to ``final_rate`` of the rate, and the
+    """How the network is trained: ``steps`` batches of ``batch`` quadrants, the last ``whole_share`` of them of
+    ``whole_batch`` whole patches; AdamW, a linear warm-up, then a cosine to ``final_rate`` of the rate, and the
     exponential moving average of the weights that is kept."""
 
     steps: int
     batch: int = 16
-    learning_rate: float = 5e-4
+    whole_batch: int = 8
+    whole_share: float = 0.35
+    learning_rate: float = 2e-4
     final_rate: float = 0.02
     warm_up: int = 100
     weight_decay: float = 0.02
@@ -84,9 +87,9 @@ def autoencoder_config(channels: int, size: int) -> AutoencoderConfig:
 
 
 SMALL = Recipe(
-    NetworkConfig(width=256, depth=6, heads=4, patch_sizes=tuple(_PATCHES[m.latent_shape[1]] for m in MODALITIES)),
+    NetworkConfig(width=384, depth=2, heads=6, patch_sizes=tuple(_PATCHES[m.latent_shape[1]] for m in MODALITIES)),
     autoencoder_patches=1024,
-    patches=3072,
+    patches=2048,
     autoencoders={
         "DEM_DEM": AutoencoderRecipe(3000),
         "LULC_LULC": AutoencoderRecipe(2000),
@@ -99,6 +102,6 @@ SMALL = Recipe(
         "S2L2A_B02_B03_B04_B08": AutoencoderRecipe(1000),
         "S2L2A_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(1000),
     },
-    network=NetworkRecipe(4500),
+    network=NetworkRecipe(12000),
 )
 """What ``copgen-edge train-small`` trains."""

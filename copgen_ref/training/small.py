@@ -33,6 +33,7 @@ from .data import Arrays, PatchSource, patch_source, to_tensor, training_seeds
 from .denoiser import NetworkTraining
 from .recipe import NORM_GROUPS, Recipe
 from .samples import write_samples
+from .start import linear_start
 
 Progress = Callable[[str, int, int], None]
 
@@ -209,9 +210,16 @@ def _network(
     log: _Log,
     progress: Progress,
 ) -> CopgenNetwork:
-    training = NetworkTraining(recipe.network_config, recipe.network, seed=recipe.seed, compute=compute)
     state = work / "network.pt"
-    if state.exists():
+    going_on = state.exists()
+    progress("start of the network", 0, 1)
+    network = (
+        CopgenNetwork(recipe.network_config)
+        if going_on
+        else linear_start(recipe.network_config, means, deviations, recipe.seed)
+    )
+    training = NetworkTraining(network, recipe.network, seed=recipe.seed, compute=compute)
+    if going_on:
         training.resume(state)
     shown = {key: values[:_PICTURE_ROWS] for key, values in held_out.items()}
     clean = encode(autoencoders, shown, compute)[0].astype(np.float32)

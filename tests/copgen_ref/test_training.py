@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from copgen_edge.copgen_ref import load_checkpoint
-from copgen_edge.copgen_ref.network import CopgenNetwork
+from copgen_edge.copgen_ref.network import Attention, CopgenNetwork, NetworkConfig
 from copgen_edge.copgen_ref.training import small
 from copgen_edge.copgen_ref.training.autoencoders import encode, new_autoencoder, train_autoencoder
 from copgen_edge.copgen_ref.training.compute import Compute, learning_rate
 from copgen_edge.copgen_ref.training.data import compact_patch, crops, to_tensor, training_seeds
-from copgen_edge.copgen_ref.training.denoiser import NetworkTraining, diffuse, modality_losses, new_network
+from copgen_edge.copgen_ref.training.denoiser import NetworkTraining, quadrant_losses
+from copgen_edge.copgen_ref.training.diffusion import diffuse, modality_losses
 from copgen_edge.copgen_ref.training.recipe import SMALL, AutoencoderRecipe, NetworkRecipe, Recipe
 from copgen_edge.copgen_ref.training.samples import sample_latents
 from copgen_edge.copgen_ref.training.small import train_small
@@ -101,41 +102,46 @@ def test_each_modality_counts_alike_in_the_objective() -> None:
     assert modality_losses(predicted, noise).tolist() == pytest.approx([i**2 for i in range(12)])
 
 
-def test_a_new_network_is_the_seeds_and_leaves_the_global_stream_alone() -> None:
-    torch.manual_seed(7)
-    before = torch.get_rng_state()
-    one, again, other = new_network(TINY, 1), new_network(TINY, 1), new_network(TINY, 2)
-    assert torch.equal(torch.get_rng_state(), before)
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name])
-    assert not torch.equal(one.pos_embed, other.pos_embed)
-    assert one.pos_embed.shape == (1, TINY.tokens, 32)
+def untrained(config: NetworkConfig = TINY, seed: int = 3) -> CopgenNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = CopgenNetwork(config)
+        torch.nn.init.normal_(network.pos_embed)
+    return network
 
 
-def test_tokens_of_one_place_start_alike_across_modalities() -> None:
-    embedded = new_network(SMALL.network_config, 0).pos_embed[0]
-    parts = dict(zip(KEYS, embedded[12:].split(SMALL.network_config.patch_tokens), strict=True))
-    fine, other = parts["S2L1C_B02_B03_B04_B08"], parts["S2L2A_B02_B03_B04_B08"]
-    centred = [part - part.mean(dim=0) for part in (fine, other)]
-    near = torch.nn.functional.cosine_similarity(centred[0], centred[1], dim=1)
-    assert near.min() > 0.99
-    far = torch.nn.functional.cosine_similarity(centred[0], centred[1].roll(17, 0), dim=1)
-    assert far.mean() < 0.5
+def test_the_four_quadrants_of_a_patch_are_the_patch() -> None:
+    """For a network that looks at no neighbours."""
+    network = untrained()
+    for module in network.modules():
+        if isinstance(module, Attention):
+            torch.nn.init.zeros_(module.proj.weight)
+    noisy, noise = (torch.randn(1, JOINT_SIZE, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    times = torch.linspace(1, 1000, 12)[None]
+    with torch.no_grad():
+        whole = modality_losses(network.forward_joint(noisy, times), noise)
+        each = [quadrant_losses(network, noisy, times, noise, torch.tensor([i])) for i in range(4)]
+        both = quadrant_losses(
+            network, noisy.repeat(2, 1), times.repeat(2, 1), noise.repeat(2, 1), torch.tensor([3, 1])
+        )
+    torch.testing.assert_close(torch.stack(each).mean(dim=0), whole)
+    torch.testing.assert_close(both, (each[1] + each[3]) / 2)
+    assert not torch.allclose(each[0], each[1])
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     mean, deviation = latents(4)
-    recipe = NetworkRecipe(6, batch=2, warm_up=2)
+    recipe = NetworkRecipe(6, batch=2, whole_batch=1, warm_up=2)
 
     def state(training: NetworkTraining) -> dict[str, torch.Tensor]:
         return training.run(mean, deviation, quiet).state_dict()
 
-    whole = state(NetworkTraining(TINY, recipe, seed=3, compute=CPU))
+    whole = state(NetworkTraining(untrained(), recipe, seed=3, compute=CPU))
 
     class StopError(Exception):
         pass
 
-    first = NetworkTraining(TINY, recipe, seed=3, compute=CPU)
+    first = NetworkTraining(untrained(), recipe, seed=3, compute=CPU)
 
     def stop(step: int, losses: dict[str, float], average: CopgenNetwork) -> None:
         assert tuple(losses) == KEYS
@@ -145,12 +151,12 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
 
     with pytest.raises(StopError):
         first.run(mean, deviation, stop)
-    second = NetworkTraining(TINY, recipe, seed=3, compute=CPU)
+    second = NetworkTraining(untrained(), recipe, seed=3, compute=CPU)
     second.resume(tmp_path / "network.pt")
     assert second.step == 3
     for name, value in state(second).items():
         assert torch.equal(value, whole[name]), name
-    other = state(NetworkTraining(TINY, recipe, seed=4, compute=CPU))
+    other = state(NetworkTraining(untrained(), recipe, seed=4, compute=CPU))
     assert not torch.equal(other["norm.weight"], whole["norm.weight"])
 
 
@@ -162,7 +168,7 @@ def test_the_network_learns_to_tell_the_noise() -> None:
         totals.append(sum(losses.values()))
 
     recipe = NetworkRecipe(60, batch=4, warm_up=5, learning_rate=3e-3)
-    NetworkTraining(replace(TINY, width=64), recipe, seed=0, compute=CPU).run(mean, deviation, report)
+    NetworkTraining(untrained(replace(TINY, width=64)), recipe, seed=0, compute=CPU).run(mean, deviation, report)
     assert np.mean(totals[-10:]) < 0.85 * np.mean(totals[:3])
 
 
@@ -202,7 +208,7 @@ def test_encoding_gives_the_posterior_and_scalars_as_they_are(patches: dict[str,
 
 def test_sampling_holds_what_is_given_and_draws_the_rest() -> None:
     clean, _ = latents(2)
-    network = new_network(TINY, 0).eval()
+    network = untrained().eval()
     found = sample_latents(network, clean, ("DEM_DEM",), steps=3, seed=0, compute=CPU)
     np.testing.assert_array_equal(found[:, JOINT_SLICES["DEM_DEM"]], clean[:, JOINT_SLICES["DEM_DEM"]])
     assert np.isfinite(found).all()
@@ -215,7 +221,7 @@ RECIPE = Recipe(
     autoencoder_patches=2,
     patches=4,
     autoencoders={key: AutoencoderRecipe(2, batch=1, crop=32, warm_up=1) for key in IMAGE_KEYS},
-    network=NetworkRecipe(4, batch=2, warm_up=1),
+    network=NetworkRecipe(4, batch=2, whole_batch=1, warm_up=1),
     held_out=2,
 )
 

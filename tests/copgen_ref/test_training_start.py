@@ -1,0 +1,75 @@
+"""The first weights of a network in training: a linear denoiser of patches, made from the latents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from copgen_edge.copgen_ref.network import PATCH_SIZES, NetworkConfig
+from copgen_edge.copgen_ref.training import start
+from copgen_edge.copgen_ref.training.diffusion import diffuse, modality_losses
+from copgen_edge.copgen_ref.training.recipe import SMALL
+from copgen_edge.copgen_ref.training.start import linear_start
+from copgen_edge.runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, MODALITIES
+from copgen_edge.runtime.schedule import TRAIN_STEPS, alpha, sigma
+
+TINY = replace(SMALL.network_config, width=32, depth=2, heads=2)
+GRID = np.arange(1, TRAIN_STEPS + 1) / TRAIN_STEPS
+
+
+@pytest.fixture(autouse=True)
+def few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "_FIT_BATCHES", 6)
+
+
+def gaussian(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Latents whose elements are independent, with variances from 4 down to 0.03 by channel, and the error of the best
+    possible denoiser of each modality, which is linear."""
+    rng = np.random.default_rng(seed)
+    mean = np.empty((rows, JOINT_SIZE), np.float32)
+    best = {}
+    for m in MODALITIES:
+        variances = np.geomspace(4, 0.03, m.latent_shape[0]) if m.is_image else np.array([1.0])
+        shape = (rows, *m.latent_shape)
+        values = rng.standard_normal(shape) * np.sqrt(variances)[:, None, None]
+        mean[:, JOINT_SLICES[m.key]] = values.reshape(rows, -1)
+        signal = alpha(GRID)[:, None] ** 2 * variances
+        best[m.key] = float((signal / (signal + sigma(GRID)[:, None] ** 2)).mean())
+    return mean, np.zeros_like(mean), best
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_stream_alone() -> None:
+    mean, deviation, _ = gaussian(8)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    one, again, other = (linear_start(TINY, mean, deviation, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+        assert torch.isfinite(value).all(), name
+    assert not torch.equal(one.in_blocks[0].mlp.fc2.weight, other.in_blocks[0].mlp.fc2.weight)
+
+
+def test_what_it_starts_with_is_close_to_the_best_denoiser_of_independent_gaussians() -> None:
+    mean, deviation, best = gaussian(256)
+    network = linear_start(NetworkConfig(width=96, depth=2, heads=2, patch_sizes=PATCH_SIZES), mean, deviation, 0)
+    fresh = torch.from_numpy(gaussian(24, seed=1)[0])
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(fresh.shape, generator=generator)
+    times = torch.randint(1, TRAIN_STEPS + 1, (len(fresh), len(KEYS)), generator=generator)
+    with torch.no_grad():
+        losses = modality_losses(network.forward_joint(diffuse(fresh, times, noise), times.float()), noise)
+    assert losses.sum() < 1.15 * sum(best.values())
+
+
+def test_tokens_of_one_place_are_alike_across_modalities_and_others_are_not() -> None:
+    mean, deviation, _ = gaussian(8)
+    embedded = linear_start(replace(TINY, width=96), mean, deviation, 0).pos_embed[0]
+    parts = dict(zip(KEYS, embedded[12:].split(TINY.patch_tokens), strict=True))
+    centred = [part - part.mean(dim=0) for part in (parts["S2L1C_B02_B03_B04_B08"], parts["LULC_LULC"])]
+    near = torch.nn.functional.cosine_similarity(centred[0], centred[1], dim=1)
+    far = torch.nn.functional.cosine_similarity(centred[0], centred[1].roll(17, 0), dim=1)
+    assert near.min() > 0.99
+    assert far.mean() < 0.5
