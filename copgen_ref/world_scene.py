@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from ..runtime.errors import RequestError
+from ..runtime.folders import whole_file
 from ..runtime.modalities import CELL_METRES, MODALITIES, PATCH_METRES, Modality
 from ..runtime.raster.palette import CLASS_COLOURS
 from ..runtime.raster.window import STEP_METRES, WGS84, project, utm
@@ -141,13 +142,5 @@ def _write_modality(
 
 
 def _write_whole(path: Path, pixels: NDArray[Any], **metadata: Any) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot make {path.parent}: {error.strerror}; choose another folder") from None
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         write_geotiff(partial, pixels, **metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from .components import COMPONENTS, STEP, TensorSpec, contract
 from .errors import BundleError
+from .folders import whole_file
 from .modalities import KEYS, MODALITIES
 from .solver import MAX_STEPS, SOLVERS
 
@@ -160,9 +161,8 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     """Check ``manifest`` as a reader would and write it below ``root``, whole or not at all."""
     text = manifest.to_json()
     read_manifest(json.loads(text))
-    temporary = root / f"{MANIFEST}.partial"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(root / MANIFEST)
+    with whole_file(root / MANIFEST) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_manifest(content: Any) -> Manifest:

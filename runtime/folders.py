@@ -1,4 +1,4 @@
-"""Output folders that appear whole or not at all."""
+"""Output folders and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -57,6 +57,24 @@ def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
         _remove(made)
         raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to, which becomes ``path`` when the block ends well and is removed when not.
+
+    Raises :class:`RequestError` where the folder of ``path``, which is made, cannot be.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make {path.parent}: {error.strerror}; choose another folder") from None
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _make_parents(out: Path) -> list[Path]:

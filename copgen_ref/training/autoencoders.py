@@ -18,7 +18,7 @@ from .recipe import AutoencoderRecipe, autoencoder_config
 
 _FIRST_LOG_VARIANCE = -6.0
 _BRANCH_GAIN = 0.3
-_SLOPE_WEIGHT = 5.0
+_SLOPE_WEIGHTS = {"elevation": 5.0, "reflectance": 2.0}
 _ROWS = 4
 
 Report = Callable[[int, float], None]
@@ -61,8 +61,9 @@ def train_autoencoder(
 ) -> Autoencoder:
     """Train ``autoencoder`` in place on ``images[key]`` (rows, C, H, W; compact) and return it, for inference.
 
-    The loss is L1 + 2 MSE (and for elevation 5 L1 of its slopes), for codes MSE on their one-hot planes, plus
-    ``kl_weight`` times the KL divergence a latent element (Kingma and Welling, 2014; Rombach et al., 2022).
+    The loss is L1 + 2 MSE (and 5 times the L1 of slopes for elevation, 2 times for reflectance), for codes MSE on their
+    one-hot planes, plus ``kl_weight`` times the KL divergence a latent element (Kingma and Welling, 2014; Rombach et
+    al., 2022).
     """
     m = get(key)
     compute = compute.for_kind(m.kind)
@@ -100,9 +101,9 @@ def _distance(m: Modality, found: Tensor, image: Tensor) -> Tensor:
     if m.is_codes:
         return square
     loss = difference.abs().mean() + 2 * square
-    if m.kind == "elevation":
-        # Relief is small beside the height it stands on, and it is what light and radar see.
-        loss = loss + _SLOPE_WEIGHT * sum(difference.diff(dim=dim).abs().mean() for dim in (2, 3))
+    if m.kind in _SLOPE_WEIGHTS:
+        # Relief is small beside the height it stands on, and fields and forests beside clouds.
+        loss = loss + _SLOPE_WEIGHTS[m.kind] * sum(difference.diff(dim=dim).abs().mean() for dim in (2, 3))
     return loss
 
 

@@ -27,11 +27,13 @@ fewer steps, quantisation) can be judged by distributions where the authors' wei
 measured. Held-out patches have seeds from 500000000 on.
 
 ## Training
-- Autoencoders: L1 + 2 MSE (MSE on one-hot classes) + {kl} KL, AdamW, on {autoencoder_patches} of the patches:
+- Autoencoders: L1 + 2 MSE, with L1 of slopes for elevation and reflectance (MSE on one-hot classes), + {kl} KL, AdamW,
+  on {autoencoder_patches} of the patches:
 {autoencoder_steps}
 - Network: the paper's objective (noise prediction, an independent t in 1..1000 for each modality and sample, sum of the
-  modalities' mean squared errors), AdamW at {rate}, warm-up {warm_up}, cosine decay, moving average {ema},
-  {steps} steps of {batch}; seed {seed}; on {compute}.
+  modalities' mean squared errors), started as a linear denoiser, AdamW at {rate}, warm-up {warm_up}, cosine decay,
+  moving average {ema}; {quarter_steps} steps of {batch} quadrants of patches and {whole_steps} of {whole_batch} whole
+  ones; seed {seed}; on {compute}.
 - Mean squared error of the noise over the last 100 steps, by modality:
 {losses}
 
@@ -77,8 +79,10 @@ def write_card(
             rate=network.learning_rate,
             warm_up=network.warm_up,
             ema=network.ema_decay,
-            steps=network.steps,
+            quarter_steps=network.steps - network.whole_steps,
+            whole_steps=network.whole_steps,
             batch=network.batch,
+            whole_batch=network.whole_batch,
             seed=recipe.seed,
             compute=compute,
             losses="\n".join(f"  - {key}: {loss:.3f}" for key, loss in last["each"].items()),

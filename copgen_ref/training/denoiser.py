@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...runtime.folders import whole_file
 from ...runtime.modalities import KEYS, MODALITIES
 from ...runtime.schedule import TRAIN_STEPS
 from ..network import CopgenNetwork, NetworkConfig, split_joint
@@ -92,10 +93,9 @@ class NetworkTraining:
 
     def save(self, path: Path) -> None:
         """Write the state to ``path``, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
         parts = ("network", "average", "optimizer")
-        torch.save({"step": self.step} | {part: getattr(self, part).state_dict() for part in parts}, partial)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            torch.save({"step": self.step} | {part: getattr(self, part).state_dict() for part in parts}, partial)
 
     def resume(self, path: Path) -> None:
         """Go on from what :meth:`save` wrote."""
@@ -117,7 +117,7 @@ class NetworkTraining:
         recipe, device = self.recipe, self.compute.device
         # Each step has its own stream, so that a resumed training draws what an uninterrupted one would.
         rng = np.random.default_rng([self.seed, 1_000, self.step])
-        whole = self.step >= round(recipe.steps * (1 - recipe.whole_share))
+        whole = self.step >= recipe.steps - recipe.whole_steps
         rows = np.sort(rng.integers(len(means), size=recipe.whole_batch if whole else recipe.batch))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         mean = torch.from_numpy(means[rows]).float()

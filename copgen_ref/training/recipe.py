@@ -43,11 +43,16 @@ class NetworkRecipe:
     batch: int = 16
     whole_batch: int = 8
     whole_share: float = 0.35
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
     final_rate: float = 0.02
     warm_up: int = 100
     weight_decay: float = 0.02
     ema_decay: float = 0.999
+
+    @property
+    def whole_steps(self) -> int:
+        """How many of the steps, the last ones, see whole patches."""
+        return round(self.steps * self.whole_share)
 
 
 @dataclass(frozen=True)
@@ -87,21 +92,21 @@ def autoencoder_config(channels: int, size: int) -> AutoencoderConfig:
 
 
 SMALL = Recipe(
-    NetworkConfig(width=384, depth=2, heads=6, patch_sizes=tuple(_PATCHES[m.latent_shape[1]] for m in MODALITIES)),
+    NetworkConfig(width=384, depth=2, heads=12, patch_sizes=tuple(_PATCHES[m.latent_shape[1]] for m in MODALITIES)),
     autoencoder_patches=1024,
     patches=2048,
     autoencoders={
         "DEM_DEM": AutoencoderRecipe(3000),
         "LULC_LULC": AutoencoderRecipe(2000),
         "S1RTC_vh_vv": AutoencoderRecipe(1200),
-        "S2L1C_B01_B09_B10": AutoencoderRecipe(2000, batch=8, crop=32),
-        "S2L1C_B02_B03_B04_B08": AutoencoderRecipe(2000),
-        "S2L1C_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(2000),
+        "S2L1C_B01_B09_B10": AutoencoderRecipe(3000, batch=8, crop=32),
+        "S2L1C_B02_B03_B04_B08": AutoencoderRecipe(3000),
+        "S2L1C_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(3000),
         "S2L1C_cloud_mask": AutoencoderRecipe(1200),
-        "S2L2A_B01_B09": AutoencoderRecipe(2000, batch=8, crop=32),
-        "S2L2A_B02_B03_B04_B08": AutoencoderRecipe(1000),
-        "S2L2A_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(1000),
+        "S2L2A_B01_B09": AutoencoderRecipe(3000, batch=8, crop=32),
+        "S2L2A_B02_B03_B04_B08": AutoencoderRecipe(2500),
+        "S2L2A_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(2000),
     },
-    network=NetworkRecipe(12000),
+    network=NetworkRecipe(10000),
 )
 """What ``copgen-edge train-small`` trains."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...runtime.folders import whole_file
 from ...runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get
 from ...runtime.noise import latent_noise
 from ...runtime.raster.render import measure_limits, render
@@ -86,9 +87,8 @@ def write_samples(
             shown = [truth[key][row], *images[key][2 * row : 2 * row + 2]]
             tiles += [_tile(key, image, shown[:1]) for image in shown]
         sheet.append(np.concatenate(tiles, axis=1))
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(np.concatenate(sheet, axis=0)).save(partial, format="PNG")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        Image.fromarray(np.concatenate(sheet, axis=0)).save(partial, format="PNG")
 
 
 def _tile(key: str, image: NDArray[np.generic], stretch: list[NDArray[np.generic]]) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from ...runtime.errors import RequestError
-from ...runtime.folders import new_folder
+from ...runtime.folders import new_folder, whole_file
 from ...runtime.modalities import IMAGE_KEYS, JOINT_SIZE, JOINT_SLICES, KEYS, get
 from ...runtime.transforms import to_physical
 from ..autoencoder import Autoencoder, AutoencoderConfig
@@ -125,9 +125,8 @@ def _claim(work: Path, recipe: Recipe) -> None:
         raise RequestError(f"{work} holds something that is no training; name another folder")
     work.mkdir(parents=True, exist_ok=True)
     (work / "pictures").mkdir(exist_ok=True)
-    partial = record.with_name("recipe.json.partial")
-    partial.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    partial.replace(record)
+    with whole_file(record) as partial:
+        partial.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
 
 def _autoencoders(
@@ -269,9 +268,8 @@ def _reconstruction(key: str, autoencoder: Autoencoder, held_out: Arrays, comput
 
 
 def _save_whole(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(tensors, partial)
 
 
 def _save_half(path: Path, model: torch.nn.Module) -> None:

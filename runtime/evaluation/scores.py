@@ -64,7 +64,9 @@ def _modality(key: str, drawn: Array, truth: Array) -> dict[str, Any]:
     measure = _codes if m.is_codes else _image if m.is_image else _place if m.kind == "place" else _date
     scores = measure(key, drawn, truth)
     if len(truth) >= 3:
-        guess = measure(key, climatology(truth, drawn.shape[1]), truth)
+        others = climatology(truth, drawn.shape[1])
+        # Of a guess no likeness is told, and SSIM is what takes long.
+        guess = _image_errors(key, others, truth)[0] if measure is _image else measure(key, others, truth)
         scores["climatology"] = {name: guess[name] for name in guess if name in _COMPARED}
     return scores
 
@@ -73,14 +75,22 @@ _COMPARED = ("mae", "crps", "best_mae", "top1", "mean_iou", "best_top1", "mean_k
 
 
 def _image(key: str, drawn: Array, truth: Array) -> dict[str, Any]:
+    """What :func:`_image_errors` tells, and of a band SSIM and PSNR, over all samples and of the best of each patch."""
+    scores, best = _image_errors(key, drawn, truth)
+    alike = similarity(key, *_paired(drawn, truth))
+    best_alike = similarity(key, best, truth)
+    for band, entry in scores["bands"].items():
+        entry |= {"ssim": alike[band].ssim, "psnr": alike[band].psnr}
+        entry |= {"best_ssim": best_alike[band].ssim, "best_psnr": best_alike[band].psnr}
+    return scores
+
+
+def _image_errors(key: str, drawn: Array, truth: Array) -> tuple[dict[str, Any], Array]:
     """Of a band: ``mae``, ``rmse`` and ``bias`` over all samples; ``best_*`` of the sample of each patch with the least
-    MAE over bands; CRPS; spread, skill and their ratio; SSIM and PSNR. Of all bands: means and intervals."""
+    MAE over bands; CRPS; spread, skill and their ratio. Of all bands: means and intervals. And those best samples."""
     m = get(key)
     rows, samples = drawn.shape[:2]
-    flat = drawn.reshape(rows * samples, *drawn.shape[2:])
-    repeated = np.repeat(truth, samples, axis=0)
-    errors = regression(key, flat, repeated)
-    alike = similarity(key, flat, repeated)
+    errors = regression(key, *_paired(drawn, truth))
     values, target = to_metric_units(key, drawn), to_metric_units(key, truth)
 
     def mae(sample: Array, right: Array) -> float:
@@ -88,13 +98,11 @@ def _image(key: str, drawn: Array, truth: Array) -> dict[str, Any]:
 
     by_patch = [over_samples(mae, values[n], target[n]) for n in range(rows)]
     best = np.stack([drawn[n, by_patch[n].best_index or 0] for n in range(rows)])
-    best_errors, best_alike = regression(key, best, truth), similarity(key, best, truth)
+    best_errors = regression(key, best, truth)
     bands: dict[str, dict[str, Any]] = {}
     for i, band in enumerate(m.bands):
         entry: dict[str, Any] = {name: getattr(errors[band], name) for name in ("mae", "rmse", "bias")}
-        entry |= {"ssim": alike[band].ssim, "psnr": alike[band].psnr}
         entry |= {"best_mae": best_errors[band].mae, "best_rmse": best_errors[band].rmse}
-        entry |= {"best_ssim": best_alike[band].ssim, "best_psnr": best_alike[band].psnr}
         members = values[:, :, i].swapaxes(0, 1)
         entry["crps"] = float(crps(members, target[:, i], fair=samples > 1).mean())
         if samples > 1:
@@ -102,18 +110,19 @@ def _image(key: str, drawn: Array, truth: Array) -> dict[str, Any]:
             entry |= {"spread": calibration.spread, "skill": calibration.skill, "spread_skill": calibration.ratio}
         bands[band] = entry
     means = {name: float(np.mean([entry[name] for entry in bands.values()])) for name in ("mae", "best_mae", "crps")}
-    return {
+    scores = {
         "units": metric_units(key),
         **means,
         "mae_interval": _interval([one.mean for one in by_patch]),
         "best_mae_interval": _interval([one.best for one in by_patch]),
         "bands": bands,
     }
+    return scores, best
 
 
 def _codes(key: str, drawn: Array, truth: Array) -> dict[str, Any]:
-    rows, samples = drawn.shape[:2]
-    scores = code_scores(key, drawn.reshape(rows * samples, *drawn.shape[2:]), np.repeat(truth, samples, axis=0))
+    rows = len(drawn)
+    scores = code_scores(key, *_paired(drawn, truth))
 
     def top1(sample: Array, right: Array) -> float:
         return float((sample == right).mean())
@@ -138,19 +147,24 @@ def _codes(key: str, drawn: Array, truth: Array) -> dict[str, Any]:
 
 def _place(key: str, drawn: Array, truth: Array) -> dict[str, Any]:
     rows, samples = drawn.shape[:2]
-    errors = place_errors(drawn.reshape(-1, 2), np.repeat(truth, samples, axis=0))
-    km = haversine_km(drawn.reshape(-1, 2), np.repeat(truth, samples, axis=0)).reshape(rows, samples)
+    errors = place_errors(*_paired(drawn, truth))
+    km = haversine_km(*_paired(drawn, truth)).reshape(rows, samples)
     return plain(errors) | {"best_km": float(km.min(axis=1).mean()), "mean_km_interval": _interval(km.mean(axis=1))}
 
 
 def _date(key: str, drawn: Array, truth: Array) -> dict[str, Any]:
     rows, samples = drawn.shape[:2]
-    flat, repeated = drawn.reshape(-1, 3), np.repeat(truth, samples, axis=0)
-    days = day_distance(flat, repeated).reshape(rows, samples)
-    return plain(date_errors(flat, repeated)) | {
+    days = day_distance(*_paired(drawn, truth)).reshape(rows, samples)
+    return plain(date_errors(*_paired(drawn, truth))) | {
         "best_days": float(days.min(axis=1).mean()),
         "mean_days_interval": _interval(days.mean(axis=1)),
     }
+
+
+def _paired(drawn: Array, truth: Array) -> tuple[Array, Array]:
+    """All samples (N * S, ...) of ``drawn`` (N, S, ...), each beside its row of ``truth`` (N, ...)."""
+    rows, samples = drawn.shape[:2]
+    return drawn.reshape(rows * samples, *drawn.shape[2:]), np.repeat(truth, samples, axis=0)
 
 
 def _interval(values: Any) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""Output folders: whole or not at all."""
+"""Output folders and files: whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from copgen_edge.runtime.errors import RequestError
-from copgen_edge.runtime.folders import new_folder
+from copgen_edge.runtime.folders import new_folder, whole_file
 
 
 def tree(folder: Path) -> list[str]:
@@ -165,3 +165,29 @@ def test_of_two_that_make_one_folder_the_later_fails_and_harms_nothing(tmp_path:
         with new_folder(out, 0) as fast:
             (fast / "fast.txt").write_text("fast")
     assert tree(tmp_path) == ["out", "out/fast.txt"]
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.txt"
+    for text in ("one", "two"):
+        with whole_file(path) as partial:
+            partial.write_text(text)
+            assert not path.exists() or path.read_text() == "one"
+        assert path.read_text() == text
+    assert tree(tmp_path) == ["deep", "deep/x.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("inside"), KeyboardInterrupt()])
+def test_a_file_that_was_there_stays_when_the_block_fails(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("before")
+    with pytest.raises(type(error)), whole_file(path) as partial:
+        partial.write_text("half")
+        raise error
+    assert path.read_text() == "before" and tree(tmp_path) == ["x.txt"]
+
+
+def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="choose another folder"), whole_file(tmp_path / "file" / "x.txt"):
+        pass

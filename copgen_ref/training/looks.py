@@ -1,0 +1,104 @@
+"""What the attention heads of a network look at before they are trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...runtime.modalities import KEYS
+from ...runtime.schedule import TRAIN_STEPS
+from ..network import CopgenNetwork
+from .stream import CODE, PLACE, STEADY, TIME, Stream, all_clocks
+
+_TIME_LOGIT, _MODALITY_LOGIT, _PLACE_SHARPNESS, _TOKEN_LOGIT = 13.0, 8.0, 0.8, 20.0
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a head looks at first: ``key``, or where that is None the token's own modality; there at its own place moved
+    by ``rows`` and ``columns``, in sixths of the side, or at token ``token`` of a scalar."""
+
+    key: str | None = None
+    rows: int = 0
+    columns: int = 0
+    token: int | None = None
+
+
+_NEIGHBOURS = (_Look(rows=-1), _Look(rows=1), _Look(columns=-1), _Look(columns=1))
+_RADAR, _COVER, _CLOUDS, _HEIGHTS = (_Look(key) for key in ("S1RTC_vh_vv", "LULC_LULC", "S2L1C_cloud_mask", "DEM_DEM"))
+_FINE = (_Look("S2L2A_B02_B03_B04_B08"), _Look("S2L1C_B02_B03_B04_B08"))
+_MIDDLE = (_Look("S2L2A_B05_B06_B07_B11_B12_B8A"), _Look("S2L1C_B05_B06_B07_B11_B12_B8A"))
+_COARSE = (_Look("S2L2A_B01_B09"), _Look("S2L1C_B01_B09_B10"))
+_SEASON = (_Look("mean_timestamps", token=0), _Look("mean_timestamps", token=1))
+_LATITUDE = _Look("3d_cartesian_lat_lon", token=2)
+
+_LOOKS = (
+    (*_NEIGHBOURS, _COVER, *_FINE, _RADAR, _CLOUDS, _HEIGHTS, _MIDDLE[0]),
+    (*_NEIGHBOURS, *_SEASON, _COVER, *_FINE, _RADAR, _CLOUDS, _HEIGHTS),
+    (*_NEIGHBOURS, *_MIDDLE, *_COARSE, _LATITUDE, _COVER, *_FINE),
+)
+"""Of the heads of the first block but its first, and of the others in turn."""
+
+
+def point_heads(network: CopgenNetwork, stream: Stream) -> None:
+    """Let the heads of all blocks, but the first of the first, look at what :data:`_LOOKS` says."""
+    heads = network.config.heads
+    for depth, block in enumerate((*network.in_blocks, network.mid_block, *network.out_blocks)):
+        looks = _LOOKS[0] if depth == 0 else _LOOKS[1 + (depth - 1) % (len(_LOOKS) - 1)]
+        values, scale = (stream.content, 1.0) if depth == 0 else (stream.estimate, stream.shrunk)
+        for head, look in zip(range(1 if depth == 0 else 0, heads), looks, strict=False):
+            _point(_head(block, head, heads), look, stream, values, scale)
+
+
+def read_time(network: CopgenNetwork, stream: Stream, wanted: Tensor) -> None:
+    """Let head 0 of the first block bring every token what ``wanted`` (1000, n) has for the time of its modality."""
+    block = network.in_blocks[0]
+    query, key, value = _head(block, 0, network.config.heads)
+    head_dim = len(query)
+    gain = math.sqrt(_TIME_LOGIT * math.sqrt(head_dim)) / CODE
+    size = min(stream.modality.shape[1], head_dim)
+    for part, code in ((query, stream.modality), (key, stream.clock)):
+        part.zero_()
+        part[:size] = gain * code[:, :size].T
+    clocks = all_clocks(network)
+    ridge = 1e-5 * TRAIN_STEPS * torch.eye(clocks.shape[1], dtype=torch.float64)
+    readout = torch.linalg.solve(clocks.T @ clocks + ridge, clocks.T @ wanted)
+    count = wanted.shape[1]
+    value[:count] = (readout - stream.clock @ (stream.clock.T @ readout)).T
+    shown = block.get_parameter("attn.proj.weight")
+    shown[:, :head_dim] = 0
+    shown[:, :count] = TIME * stream.time
+
+
+def _head(block: torch.nn.Module, head: int, heads: int) -> Tensor:
+    """The query, key and value weights (3, head_dim, width) of a head, to be written to."""
+    weight = block.get_parameter("attn.qkv.weight")
+    return weight.view(3, heads, -1, weight.shape[1])[:, head]
+
+
+def _point(weights: Tensor, look: _Look, stream: Stream, values: Tensor, scale: float) -> None:
+    """Let the head of ``weights`` look at ``look`` and read ``values``, in a stream that earlier norms have multiplied
+    by ``scale``."""
+    weights.zero_()
+    query, key, value = weights
+    root = math.sqrt(len(query))
+    coded = min(stream.codes.shape[1], len(query) // 2)
+    placed = min(stream.place.shape[1], len(query) - coded)
+    key[:placed] = stream.place[:, :placed].T
+    key[placed : placed + coded] = stream.modality[:, :coded].T / (CODE * scale)
+    if look.token is None:
+        query[:placed] = _PLACE_SHARPNESS / scale**2 * stream.moved(look.rows, look.columns)[:placed]
+    steady = stream.steady.T * root / (STEADY * scale)
+    asked = query[placed : placed + coded]
+    if look.key is None:
+        asked.copy_(_MODALITY_LOGIT * root / (CODE * scale) * stream.modality[:, :coded].T)
+    else:
+        i = KEYS.index(look.key)
+        asked.copy_(_MODALITY_LOGIT * stream.codes[i, :coded, None] * steady)
+        if look.token is not None:
+            query[:placed] = stream.places[i][look.token, :placed, None] * steady * (_TOKEN_LOGIT / (PLACE**2 * scale))
+    shown = min(len(value), values.shape[1])
+    value[:shown] = values[:, :shown].T
