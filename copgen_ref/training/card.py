@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.modalities import IMAGE_KEYS, get
-from .recipe import Recipe
+from .diffusion import MAX_WEIGHT
+from .recipe import LATENT_STD, Recipe
 
 _CARD = """# COP-GEN small, a model of a made-up world
 
@@ -20,7 +21,7 @@ fewer steps, quantisation) can be judged by distributions where the authors' wei
 ## Model
 - Network: width {width}, depth {depth}, {heads} heads, patches of {patches} latent pixels; ten KL autoencoders
   (32 to 64 channels, 8 latent channels, 8x smaller). Weights are float16, in the authors' layout and key names.
-- Scale factors (1 / standard deviation of the latents) are in `config.json`.
+- Scale factors, in `config.json`, give the latents, whose channels have mean 0, a standard deviation of {latent_std}.
 
 ## Data
 `copgen_edge.copgen_ref.world`: {world_patches} patches, all twelve modalities, seeds {first} to {last}; nothing
@@ -31,7 +32,9 @@ measured. Held-out patches have seeds from 500000000 on.
   on {autoencoder_patches} of the patches:
 {autoencoder_steps}
 - Network: the paper's objective (noise prediction, an independent t in 1..1000 for each modality and sample, sum of the
-  modalities' mean squared errors), started as a linear denoiser, AdamW at {rate}, warm-up {warm_up}, cosine decay,
+  modalities' mean squared errors) in {paper_share:.0%} of each batch; in the rest a random set of modalities given, at
+  t = 1, some absent, at 1000, and one t for all others, whose errors are weighted by (sigma / ({latent_std}
+  alpha))^2, from 1 to {max_weight:.0f}. Started as a linear denoiser, AdamW at {rate}, warm-up {warm_up}, cosine decay,
   moving average {ema}; {quarter_steps} steps of {batch} quadrants of patches and {whole_steps} of {whole_batch} whole
   ones; seed {seed}; on {compute}.
 - Mean squared error of the noise over the last 100 steps, by modality:
@@ -65,6 +68,7 @@ def write_card(
         _CARD.format(
             width=config.width,
             depth=config.depth,
+            latent_std=LATENT_STD,
             heads=config.heads,
             patches=", ".join(str(patch) for patch in sorted(set(config.patch_sizes))),
             world_patches=recipe.patches,
@@ -79,6 +83,8 @@ def write_card(
             rate=network.learning_rate,
             warm_up=network.warm_up,
             ema=network.ema_decay,
+            paper_share=1 - network.sampling_share,
+            max_weight=MAX_WEIGHT,
             quarter_steps=network.steps - network.whole_steps,
             whole_steps=network.whole_steps,
             batch=network.batch,

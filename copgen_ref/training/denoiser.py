@@ -13,34 +13,35 @@ from torch import Tensor
 
 from ...runtime.folders import whole_file
 from ...runtime.modalities import KEYS, MODALITIES
-from ...runtime.schedule import TRAIN_STEPS
 from ..network import CopgenNetwork, NetworkConfig, split_joint
 from .compute import Compute, learning_rate
-from .diffusion import diffuse, modality_losses
+from .diffusion import diffuse, draw_times, modality_losses
 from .recipe import NetworkRecipe
 
 Report = Callable[[int, dict[str, float], CopgenNetwork], None]
 """Called as report(step, loss a modality, averaged network) after each step."""
 
 
-def quadrant_losses(network: CopgenNetwork, noisy: Tensor, times: Tensor, noise: Tensor, quadrants: Tensor) -> Tensor:
+def quadrant_losses(
+    network: CopgenNetwork, noisy: Tensor, times: Tensor, noise: Tensor, quadrants: Tensor, weights: Tensor
+) -> Tensor:
     """What :func:`~.diffusion.modality_losses` is to a batch, for one quadrant, 0 to 3 by rows, of each patch in it.
 
-    ``noisy`` and ``noise`` are (B, 26118), ``times`` (B, 12), ``quadrants`` (B,). A quadrant costs about a quarter of a
-    whole patch, and what a network learns first, noise levels and what one place shows in several modalities, needs
-    many draws of timesteps and no far neighbours.
+    ``noisy`` and ``noise`` are (B, 26118), ``times`` and ``weights`` (B, 12), ``quadrants`` (B,). A quadrant costs a
+    quarter of a whole patch, and what a network learns first, noise levels and what one place shows in several
+    modalities, needs many draws of timesteps and no far neighbours.
     """
     config = network.config
     positions = network.pos_embed[0][_quadrant_tokens(config).to(noisy.device)[quadrants]]
     tokens = network.transform(_quadrants(noisy, quadrants), times, positions)
     losses = []
-    for head, seen, part, patch in zip(
-        network.decoder_preds, tokens, _quadrants(noise, quadrants), config.patch_sizes, strict=True
+    for i, (head, seen, part, patch) in enumerate(
+        zip(network.decoder_preds, tokens, _quadrants(noise, quadrants), config.patch_sizes, strict=True)
     ):
         batch, channels, height, width = part.shape
         grid = part.reshape(batch, channels, height // patch, patch, width // patch, patch)
         wanted = grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
-        losses.append((head(seen).float() - wanted).square().mean())
+        losses.append(((head(seen).float() - wanted).square().mean(dim=(1, 2)) * weights[:, i]).mean())
     return torch.stack(losses)
 
 
@@ -83,10 +84,16 @@ class NetworkTraining:
         self.step = 0
         self.network = network.to(compute.device).train()
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        decayed = [p for p in self.network.parameters() if p.ndim >= 2]
-        plain = [p for p in self.network.parameters() if p.ndim < 2]
+        named = list(self.network.named_parameters())
+        slow = [p for name, p in named if name.endswith("attn.qkv.weight")]
+        decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("attn.qkv.weight")]
+        plain = [p for _, p in named if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [
+                {"params": slow, "weight_decay": recipe.weight_decay, "share": recipe.attention_rate},
+                {"params": decayed, "weight_decay": recipe.weight_decay, "share": 1.0},
+                {"params": plain, "weight_decay": 0.0, "share": 1.0},
+            ],
             lr=recipe.learning_rate,
             betas=(0.9, 0.99),
         )
@@ -123,17 +130,17 @@ class NetworkTraining:
         mean = torch.from_numpy(means[rows]).float()
         clean = mean + torch.from_numpy(deviations[rows]).float() * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
-        times = torch.randint(1, TRAIN_STEPS + 1, (len(rows), len(KEYS)), generator=generator)
+        times, weights = draw_times(len(rows), round(len(rows) * recipe.sampling_share), generator)
         quadrants = torch.randint(4, (len(rows),), generator=generator)
-        clean, noise, times, quadrants = (x.to(device) for x in (clean, noise, times, quadrants))
+        clean, noise, times, weights, quadrants = (x.to(device) for x in (clean, noise, times, weights, quadrants))
         noisy = diffuse(clean, times, noise)
         with self.compute.autocast():
             if whole:
-                losses = modality_losses(self.network.forward_joint(noisy, times.float()), noise)
+                losses = modality_losses(self.network.forward_joint(noisy, times.float()), noise, weights)
             else:
-                losses = quadrant_losses(self.network, noisy, times.float(), noise, quadrants)
+                losses = quadrant_losses(self.network, noisy, times.float(), noise, quadrants, weights)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(
+            group["lr"] = group["share"] * learning_rate(
                 self.step, recipe.steps, recipe.learning_rate, recipe.warm_up, recipe.final_rate
             )
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from ...runtime.modalities import JOINT_SLICES, KEYS, MODALITIES
 from ...runtime.schedule import TRAIN_STEPS, alpha, sigma
+from .recipe import LATENT_STD
+
+MAX_WEIGHT = 50.0
 
 _OF_MODALITY = torch.from_numpy(np.concatenate([np.full(m.latent_size, i, np.int64) for i, m in enumerate(MODALITIES)]))
 
@@ -20,8 +23,33 @@ def diffuse(clean: Tensor, times: Tensor, noise: Tensor) -> Tensor:
     return signal[index] * clean + share[index] * noise
 
 
-def modality_losses(predicted: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of each modality (12,) over joint arrays (B, 26118); the objective is their sum (COP-GEN,
-    arXiv 2603.03239, section 3)."""
-    square = (predicted - noise).square().mean(dim=0)
-    return torch.stack([square[JOINT_SLICES[key]].mean() for key in KEYS])
+def draw_times(rows: int, sampled: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Timesteps (rows, 12) in 1..1000 and the weights (rows, 12) of their errors.
+
+    All but ``sampled`` rows are the paper's: each modality has a timestep of its own, and all errors count alike. The
+    others are what sampling meets and independent timesteps hardly ever are: modalities that are given are at 1, ones
+    that are neither given nor asked for at 1000, and the rest shares one timestep. There only the rest counts, its
+    error weighted by what it does to a latent of standard deviation s, (sigma / (s alpha))^2, from 1 to
+    :data:`MAX_WEIGHT`.
+    """
+    times = torch.randint(1, TRAIN_STEPS + 1, (rows, len(KEYS)), generator=generator)
+    weights = torch.ones(rows, len(KEYS))
+    shared = torch.randint(1, TRAIN_STEPS + 1, (sampled, 1), generator=generator)
+    given, absent = (torch.rand(sampled, len(KEYS), generator=generator) for _ in range(2))
+    given_share, absent_share = (torch.rand(sampled, 1, generator=generator) for _ in range(2))
+    is_given = given < given_share
+    # In half of them nothing is absent.
+    is_absent = ~is_given & (absent < absent_share - 0.5)
+    times[:sampled] = torch.where(is_given, 1, torch.where(is_absent, TRAIN_STEPS, shared))
+    t = shared.numpy() / TRAIN_STEPS
+    weight = torch.from_numpy(np.clip((sigma(t) / (LATENT_STD * alpha(t))) ** 2, 1, MAX_WEIGHT)).float()
+    weights[:sampled] = torch.where(is_given | is_absent, 0.0, weight)
+    return times, weights
+
+
+def modality_losses(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of each modality (12,) over joint arrays (B, 26118), whose rows count by ``weights`` (B, 12).
+    The objective is their sum (COP-GEN, arXiv 2603.03239, section 3)."""
+    square = (predicted - noise).square()
+    each = torch.stack([square[:, JOINT_SLICES[key]].mean(dim=1) for key in KEYS], dim=1)
+    return (each if weights is None else each * weights).mean(dim=0)

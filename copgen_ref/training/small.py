@@ -31,7 +31,7 @@ from .card import write_card
 from .compute import Compute
 from .data import Arrays, PatchSource, patch_source, to_tensor, training_seeds
 from .denoiser import NetworkTraining
-from .recipe import NORM_GROUPS, Recipe
+from .recipe import LATENT_STD, NORM_GROUPS, Recipe
 from .samples import write_samples
 from .start import linear_start
 
@@ -74,6 +74,8 @@ def train_small(
         autoencoders = _autoencoders(work, recipe, source, compute, log, progress)
         means, deviations = _latents(work, recipe, autoencoders, source, compute, progress)
         held_out = source.stacked(range(HELD_OUT, HELD_OUT + recipe.held_out), KEYS)
+    for key in IMAGE_KEYS:
+        means[:, JOINT_SLICES[key]] -= _centre(autoencoders[key], means[:, JOINT_SLICES[key]])
     scales = _scale_factors(means, deviations)
     for key, scale in scales.items():
         means[:, JOINT_SLICES[key]] *= scale
@@ -187,13 +189,26 @@ def _latents(
     return means, deviations
 
 
+def _centre(autoencoder: Autoencoder, means: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Move the origin of the latents of ``autoencoder`` to the mean of each channel over ``means`` (rows, C * H * W),
+    and return what was taken away. What they decode to stays."""
+    weights = autoencoder.post_quant_conv.weight
+    channels = autoencoder.config.latent_channels
+    centre = means.reshape(len(means), channels, -1).mean(axis=(0, 2))
+    moved = torch.from_numpy(centre).to(weights.device)
+    autoencoder.get_parameter("quant_conv.bias")[:channels] -= moved
+    autoencoder.get_parameter("post_quant_conv.bias").add_(weights[:, :, 0, 0] @ moved)
+    return np.repeat(centre, means.shape[1] // channels)
+
+
 def _scale_factors(means: NDArray[np.float32], deviations: NDArray[np.float32]) -> dict[str, float]:
-    """1 / standard deviation of the latents of each image modality, over rows, channels and pixels."""
+    """What gives the latents of each image modality, over rows, channels and pixels, the standard deviation
+    :data:`LATENT_STD`."""
     scales = {}
     for key in IMAGE_KEYS:
         mean, deviation = means[:, JOINT_SLICES[key]], deviations[:, JOINT_SLICES[key]]
         variance = mean.astype(np.float64).var() + np.square(deviation, dtype=np.float64).mean()
-        scales[key] = round(float(variance**-0.5), 6)
+        scales[key] = round(float(LATENT_STD * variance**-0.5), 6)
     return scales
 
 

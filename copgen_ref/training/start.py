@@ -28,7 +28,7 @@ from .stream import TIME, Stream, lay_out
 _BRANCH_STD = 0.002
 
 # Gains are sums of four soft steps over the logarithm of the signal-to-noise ratio, halved and clipped.
-_STEPS = (-1.2, 0.0, 1.2, 2.4)
+_STEPS = (-0.9, 0.3, 1.5, 2.7)
 _SLOPE = 1.3
 _CLIP = 3.0
 _PROBE = 0.4

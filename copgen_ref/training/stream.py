@@ -15,7 +15,7 @@ from ..network import CopgenNetwork, NetworkConfig
 # Lengths of what a token holds beside its content, which has variance 1 a direction at t = 1000. The steady part is by
 # far the longest: against it the layer norms of a post-norm network, which divide by a token's length, are all but
 # linear in the content.
-STEADY, CODE, PLACE, TIME = 30.0, 4.0, 8.0, 5.0
+STEADY, CODE, PLACE, TIME = 15.0, 4.0, 8.0, 5.0
 _USUAL_CONTENT = 100.0
 
 
@@ -60,14 +60,13 @@ class Stream:
 def lay_out(network: CopgenNetwork) -> Stream:
     """Directions, codes and places for ``network``; draws from the global random stream."""
     width = network.config.width
-    ones = torch.full((width, 1), width**-0.5, dtype=torch.float64)
-    clocks = all_clocks(network)
-    clocks = clocks - clocks @ ones @ ones.T
-    by_energy = torch.linalg.eigh(clocks.T @ clocks).eigenvectors.flip(1)
-    basis = torch.linalg.qr(torch.cat([ones, by_energy], dim=1)).Q[:, 1:width]
+    # Along the axes, since an optimizer that treats every weight alike would move the sum of many weights by as many
+    # times its rate, and the steady part would carry that everywhere.
+    by_change = all_clocks(network).var(dim=0).argsort(descending=True)
+    basis = torch.eye(width, dtype=torch.float64)[:, by_change]
     # Content may lie where time tokens do, since no token has both; codes, by which heads tell tokens, must not.
     content = width // 3
-    left = width - 1 - 2 * content
+    left = width - 2 * content
     code = min(len(KEYS), (left - 3) // 4)
     place = min(16, (left - 3 - 2 * code) // 4 * 4)
     free = left - 3 - 2 * code - place

@@ -17,8 +17,8 @@ from copgen_edge.copgen_ref.training.autoencoders import encode, new_autoencoder
 from copgen_edge.copgen_ref.training.compute import Compute, learning_rate
 from copgen_edge.copgen_ref.training.data import compact_patch, crops, to_tensor, training_seeds
 from copgen_edge.copgen_ref.training.denoiser import NetworkTraining, quadrant_losses
-from copgen_edge.copgen_ref.training.diffusion import diffuse, modality_losses
-from copgen_edge.copgen_ref.training.recipe import SMALL, AutoencoderRecipe, NetworkRecipe, Recipe
+from copgen_edge.copgen_ref.training.diffusion import diffuse, draw_times, modality_losses
+from copgen_edge.copgen_ref.training.recipe import LATENT_STD, SMALL, AutoencoderRecipe, NetworkRecipe, Recipe
 from copgen_edge.copgen_ref.training.samples import sample_latents
 from copgen_edge.copgen_ref.training.small import train_small
 from copgen_edge.copgen_ref.world import draw
@@ -102,6 +102,32 @@ def test_each_modality_counts_alike_in_the_objective() -> None:
     assert modality_losses(predicted, noise).tolist() == pytest.approx([i**2 for i in range(12)])
 
 
+def test_rows_count_by_their_weights() -> None:
+    predicted, noise = torch.zeros(2, JOINT_SIZE), torch.tensor([[1.0], [3.0]]).repeat(1, JOINT_SIZE)
+    weights = torch.ones(2, 12)
+    weights[1, 4] = 0
+    assert modality_losses(predicted, noise, weights).tolist() == pytest.approx(
+        [0.5 if i == 4 else 5 for i in range(12)]
+    )
+
+
+def test_times_are_independent_or_those_of_sampling() -> None:
+    times, weights = draw_times(4000, 2000, torch.Generator().manual_seed(0))
+    assert times.min() == 1 and times.max() == 1000
+    sampled, independent = times[:2000], times[2000:]
+    assert (weights[2000:] == 1).all()
+    assert np.abs(np.corrcoef(independent.numpy().T) - np.eye(12)).max() < 0.1
+    assert all(abs(float(column.float().mean()) - 500.5) < 25 for column in independent.T)
+    for row, weight in zip(sampled, weights[:2000], strict=True):
+        moving = row[weight > 0]
+        assert len(set(moving.tolist())) <= 1 and set(row[weight == 0].tolist()) <= {1, 1000}
+        if len(moving):
+            t = float(moving[0]) / 1000
+            assert weight.max() == pytest.approx(np.clip((sigma(t) / (LATENT_STD * alpha(t))) ** 2, 1, 50), rel=1e-4)
+    given, absent = (sampled == 1).float().mean(), ((sampled == 1000) & (weights[:2000] == 0)).float().mean()
+    assert 0.45 < given < 0.55 and 0.04 < absent < 0.09
+
+
 def untrained(config: NetworkConfig = TINY, seed: int = 3) -> CopgenNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -120,12 +146,12 @@ def test_the_four_quadrants_of_a_patch_are_the_patch() -> None:
     times = torch.linspace(1, 1000, 12)[None]
     with torch.no_grad():
         whole = modality_losses(network.forward_joint(noisy, times), noise)
-        each = [quadrant_losses(network, noisy, times, noise, torch.tensor([i])) for i in range(4)]
-        both = quadrant_losses(
-            network, noisy.repeat(2, 1), times.repeat(2, 1), noise.repeat(2, 1), torch.tensor([3, 1])
-        )
+        each = [quadrant_losses(network, noisy, times, noise, torch.tensor([i]), torch.ones(1, 12)) for i in range(4)]
+        two = [x.repeat(2, 1) for x in (noisy, times, noise)]
+        weights = torch.tensor([[2.0], [0.5]]).repeat(1, 12)
+        both = quadrant_losses(network, *two, torch.tensor([3, 1]), weights)
     torch.testing.assert_close(torch.stack(each).mean(dim=0), whole)
-    torch.testing.assert_close(both, (each[1] + each[3]) / 2)
+    torch.testing.assert_close(both, (0.5 * each[1] + 2 * each[3]) / 2)
     assert not torch.allclose(each[0], each[1])
 
 
@@ -204,6 +230,30 @@ def test_encoding_gives_the_posterior_and_scalars_as_they_are(patches: dict[str,
     scalars = mean[:, JOINT_SLICES["mean_timestamps"]].astype(np.float32)
     np.testing.assert_allclose(scalars, patches["mean_timestamps"][:1].reshape(1, 3), atol=1e-3)
     assert not deviation[:, JOINT_SLICES["mean_timestamps"]].any()
+
+
+def test_centred_latents_decode_to_the_same(patches: dict[str, np.ndarray]) -> None:
+    key = "S2L2A_B01_B09"
+    model = new_autoencoder(key, 0).eval().requires_grad_(False)
+    image = to_tensor(key, patches[key])
+    before = model.sample_latent(model.encode_moments(image))
+    decoded = model.decode(before)
+    moved = small._centre(model, before.flatten(1).numpy())
+    after = model.sample_latent(model.encode_moments(image))
+    assert after.mean(dim=(0, 2, 3)).abs().max() < 1e-5 < before.mean(dim=(0, 2, 3)).abs().max()
+    np.testing.assert_allclose(before.flatten(1).numpy() - moved, after.flatten(1).numpy(), atol=1e-5)
+    torch.testing.assert_close(model.decode(after), decoded, atol=1e-5, rtol=1e-5)
+
+
+def test_scaled_latents_have_one_standard_deviation() -> None:
+    mean, deviation = latents(20)
+    mean[:, JOINT_SLICES["DEM_DEM"]] *= 5
+    scales = small._scale_factors(mean, deviation)
+    for key in IMAGE_KEYS:
+        drawn = (
+            mean[:, JOINT_SLICES[key]] + deviation[:, JOINT_SLICES[key]] * latents(20, seed=1)[0][:, JOINT_SLICES[key]]
+        )
+        assert (scales[key] * drawn).std() == pytest.approx(LATENT_STD, rel=0.02)
 
 
 def test_sampling_holds_what_is_given_and_draws_the_rest() -> None:
