@@ -53,6 +53,18 @@ def point_heads(network: CopgenNetwork, stream: Stream) -> None:
             _point(_head(block, head, heads), look, stream, values, scale)
 
 
+def read_cover(network: CopgenNetwork, stream: Stream) -> None:
+    """Let the head of the middle block that looks at the land cover write what it reads to ``stream.cover``."""
+    head_dim = network.config.width // network.config.heads
+    shown = network.mid_block.get_parameter("attn.proj.weight")
+    for head, look in zip(range(network.config.heads), _LOOKS[1], strict=False):
+        if look is _COVER:
+            size = min(head_dim, stream.cover.shape[1])
+            columns = shown[:, head * head_dim : (head + 1) * head_dim]
+            columns.zero_()
+            columns[:, :size] = stream.cover[:, :size]
+
+
 def read_time(network: CopgenNetwork, stream: Stream, wanted: Tensor) -> None:
     """Let head 0 of the first block bring every token what ``wanted`` (1000, n) has for the time of its modality."""
     block = network.in_blocks[0]

@@ -4,14 +4,14 @@ Predicting noise is unforgiving at high t: at t = 1000 the signal is 7 % of the 
 noise hides all of it. A network that must first find out how to copy its input and how to scale it by t spends the
 whole of a short training on that. Here its first weights are made from the latents themselves instead: embeddings are
 their principal components, one attention head brings each patch the time of its modality, hidden units of two blocks
-apply the gains of a Wiener filter, which depend on t alone, and the output layers are fitted by ridge regression. The
-other heads start by looking at the same ground in one other modality each. It is a start: all of it is trained.
+apply the gains of a Wiener filter, which depend on t alone, and the output layers are fitted by ridge regression, in
+which the land cover of a place, gated alike, has its part. The other heads start by looking at neighbours, or at the
+same ground in one other modality each. It is a start: all of it is trained.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ...runtime.modalities import JOINT_SLICES, KEYS, MODALITIES, Modality
 from ...runtime.schedule import TRAIN_STEPS, alpha, sigma
 from ..network import CopgenNetwork, NetworkConfig, split_joint
 from .diffusion import diffuse
-from .looks import point_heads, read_time
+from .looks import point_heads, read_cover, read_time
 from .stream import TIME, Stream, lay_out
 
 _BRANCH_STD = 0.002
@@ -56,9 +56,17 @@ def linear_start(
         read_time(
             network, stream, torch.stack([_LOG_RATIO / _CLIP, torch.linspace(-1, 1, TRAIN_STEPS).double()], dim=1)
         )
-        _gate(network.in_blocks[0], stream, variances, lambda v, total: -_SIGNAL * v / total)
-        _gate(network.out_blocks[-1], stream, variances, lambda v, total: (_NOISE + _SIGNAL * v) / total - 1)
+        first, last = network.in_blocks[0], network.out_blocks[-1]
+        totals = [(v, _SIGNAL.square() * v + _NOISE.square()) for v in variances]
+        _gate(first, stream, stream.content, stream.estimate, [-_SIGNAL * v / total for v, total in totals])
+        noise = [(_NOISE + _SIGNAL * v) / total - 1 for v, total in totals]
+        _gate(last, stream, stream.content, stream.estimate, noise)
+        known = [-_SIGNAL * _NOISE / total for _, total in totals[: stream.cover.shape[1]]]
+        # A narrow network has no room for it.
+        if known:
+            _gate(last, stream, stream.cover, stream.counted, known, 2 * len(_STEPS) * len(variances))
         point_heads(network, stream)
+        read_cover(network, stream)
         _fit_outputs(network, means, deviations)
     return network
 
@@ -110,29 +118,29 @@ def _embed(network: CopgenNetwork, stream: Stream, latents: Tensor) -> Tensor:
     return (logs / counts.clamp(1)).exp()
 
 
-def _gate(block: torch.nn.Module, stream: Stream, variances: Tensor, gain: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Let hidden units of ``block`` add the content, times ``gain(variance, variance of the input)`` (1000,), to the
-    estimate.
+def _gate(
+    block: torch.nn.Module, stream: Stream, read: Tensor, write: Tensor, gains: list[Tensor], first_unit: int = 0
+) -> None:
+    """Let hidden units of ``block``, from ``first_unit`` on, read directions ``read`` (width, n) of the stream and add
+    them, times ``gains``, (1000,) each, to directions ``write``.
 
     GELU(z + x) - GELU(z - x) is 2 x times the slope of GELU at z, which goes from 0 to 1 as z, made from the time,
     goes from below to above zero: a gain that depends on t alone.
     """
     first, bias, second = (block.get_parameter(f"mlp.{name}") for name in ("fc1.weight", "fc1.bias", "fc2.weight"))
-    count = stream.content.shape[1]
+    count = read.shape[1]
     probe, by_time = _PROBE / stream.shrunk, _SLOPE * _CLIP / (TIME * stream.shrunk)
     steps = torch.stack([_gelu_slope(_SLOPE * (_LOG_RATIO - step)) for step in _STEPS], dim=1)
-    weights = []
-    for variance in variances:
-        total = _SIGNAL.square() * variance + _NOISE.square()
-        weighted = steps * total[:, None]
-        normal = weighted.T @ steps + 1e-3 * len(steps) * torch.eye(len(_STEPS), dtype=torch.float64)
-        weights.append(torch.linalg.solve(normal, weighted.T @ gain(variance, total)))
-    for j, (step, weight) in enumerate(zip(_STEPS, torch.stack(weights, dim=1), strict=True)):
+    # Timesteps count alike, whatever the size of what is gated.
+    normal = steps.T @ steps + 1e-3 * len(steps) * torch.eye(len(_STEPS), dtype=torch.float64)
+    weights = torch.linalg.solve(normal, steps.T @ torch.stack(gains, dim=1))
+    for j, (step, weight) in enumerate(zip(_STEPS, weights, strict=True)):
         for side, sign in enumerate((1, -1)):
-            units = slice((2 * j + side) * count, (2 * j + side + 1) * count)
-            first[units] = (sign * probe * stream.content + by_time * stream.time[:, :1]).T.float()
+            begin = first_unit + (2 * j + side) * count
+            units = slice(begin, begin + count)
+            first[units] = (sign * probe * read + by_time * stream.time[:, :1]).T.float()
             bias[units] = -_SLOPE * step
-            second[:, units] = (sign * stream.estimate * weight / (2 * probe)).float()
+            second[:, units] = (sign * write * weight / (2 * probe)).float()
 
 
 def _gelu_slope(z: Tensor) -> Tensor:

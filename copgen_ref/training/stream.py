@@ -22,8 +22,9 @@ _USUAL_CONTENT = 100.0
 @dataclass(frozen=True)
 class Stream:
     """Orthonormal directions (width, n) of the token stream, none of which a layer norm's mean touches: the content of
-    a patch and an estimate of what it is without noise, its place, the codes of modalities in time tokens (``clock``)
-    and in patch tokens (``modality``), the time that those have been told, and what is always there.
+    a patch and an estimate of what it is without noise, the estimate of the land cover at its place and what of that
+    counts at its time, its place, the codes of modalities in time tokens (``clock``) and in patch tokens
+    (``modality``), the time that those have been told, and what is always there.
 
     ``codes`` (12, n) and ``places``, (tokens, n) a modality, are what tokens hold there; ``shrunk`` is what all is
     multiplied by once a layer norm has been passed.
@@ -31,6 +32,8 @@ class Stream:
 
     content: Tensor
     estimate: Tensor
+    cover: Tensor
+    counted: Tensor
     place: Tensor
     clock: Tensor
     modality: Tensor
@@ -70,8 +73,9 @@ def lay_out(network: CopgenNetwork) -> Stream:
     code = min(len(KEYS), (left - 3) // 4)
     place = min(16, (left - 3 - 2 * code) // 4 * 4)
     free = left - 3 - 2 * code - place
-    sizes = [content, content, free, place, code, code, 2, 1]
-    own, estimate, _, where, clock, modality, time, steady = basis.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+    cover = min(32, free // 2)
+    sizes = [content, content, cover, cover, free - 2 * cover, place, code, code, 2, 1]
+    own, estimate, around, counted, _, where, clock, modality, time, steady = basis.split(sizes, dim=1)  # type: ignore[no-untyped-call]
     codes = torch.eye(len(KEYS), code, dtype=torch.float64)
     if code < len(KEYS):
         codes = torch.nn.functional.normalize(torch.randn_like(codes), dim=1)
@@ -79,6 +83,8 @@ def lay_out(network: CopgenNetwork) -> Stream:
     return Stream(
         content=own,
         estimate=estimate,
+        cover=around,
+        counted=counted,
         place=where,
         clock=clock,
         modality=modality,
