@@ -12,6 +12,9 @@ from .recipe import LATENT_STD
 
 MAX_WEIGHT = 50.0
 
+_SCALAR_STD = 0.6
+_STD = np.array([LATENT_STD if m.is_image else _SCALAR_STD for m in MODALITIES])
+
 _OF_MODALITY = torch.from_numpy(np.concatenate([np.full(m.latent_size, i, np.int64) for i, m in enumerate(MODALITIES)]))
 
 
@@ -42,7 +45,7 @@ def draw_times(rows: int, sampled: int, generator: torch.Generator) -> tuple[Ten
     is_absent = ~is_given & (absent < absent_share - 0.5)
     times[:sampled] = torch.where(is_given, 1, torch.where(is_absent, TRAIN_STEPS, shared))
     t = shared.numpy() / TRAIN_STEPS
-    weight = torch.from_numpy(np.clip((sigma(t) / (LATENT_STD * alpha(t))) ** 2, 1, MAX_WEIGHT)).float()
+    weight = torch.from_numpy(np.clip((sigma(t) / (_STD * alpha(t))) ** 2, 1, MAX_WEIGHT)).float()
     weights[:sampled] = torch.where(is_given | is_absent, 0.0, weight)
     return times, weights
 

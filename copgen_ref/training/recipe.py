@@ -42,7 +42,8 @@ class AutoencoderRecipe:
 class NetworkRecipe:
     """How the network is trained: ``steps`` batches of ``batch`` quadrants, the last ``whole_share`` of them of
     ``whole_batch`` whole patches; ``sampling_share`` of a batch with the timesteps of sampling; AdamW, a linear
-    warm-up, then a cosine to ``final_rate`` of the rate; and the exponential moving average of the weights is kept."""
+    warm-up, then a cosine to ``final_rate`` of the rate, of which queries, keys and values have ``attention_rate``; and
+    the exponential moving average of the weights is kept."""
 
     steps: int
     batch: int = 16

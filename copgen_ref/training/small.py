@@ -226,12 +226,11 @@ def _network(
 ) -> CopgenNetwork:
     state = work / "network.pt"
     going_on = state.exists()
-    progress("start of the network", 0, 1)
-    network = (
-        CopgenNetwork(recipe.network_config)
-        if going_on
-        else linear_start(recipe.network_config, means, deviations, recipe.seed)
-    )
+    if going_on:
+        network = CopgenNetwork(recipe.network_config)
+    else:
+        progress("start of the network", 0, 1)
+        network = linear_start(recipe.network_config, means, deviations, recipe.seed)
     training = NetworkTraining(network, recipe.network, seed=recipe.seed, compute=compute)
     if going_on:
         training.resume(state)
