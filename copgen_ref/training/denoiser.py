@@ -85,6 +85,7 @@ class NetworkTraining:
         self.network = network.to(compute.device).train()
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         named = list(self.network.named_parameters())
+        # At the full rate the heads lose what they start by looking at, within the warm-up.
         slow = [p for name, p in named if name.endswith("attn.qkv.weight")]
         decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("attn.qkv.weight")]
         plain = [p for _, p in named if p.ndim < 2]
