@@ -242,6 +242,13 @@ def split_joint(latents: Tensor) -> list[Tensor]:
     return [latents[:, JOINT_SLICES[m.key]].reshape(-1, *m.latent_shape) for m in MODALITIES]
 
 
+def patchify(latent: Tensor, patch: int) -> Tensor:
+    """The patches (B, tokens, patch * patch * C) of a latent (B, C, H, W), channels last as output layers have them."""
+    channels, height, width = latent.shape[1:]
+    grid = latent.reshape(-1, channels, height // patch, patch, width // patch, patch)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(len(latent), -1, patch * patch * channels)
+
+
 def _unpatchify(tokens: Tensor, modality: Modality, patch: int) -> Tensor:
     channels, height, width = modality.latent_shape
     grid = tokens.reshape(-1, height // patch, width // patch, patch, patch, channels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from ...runtime.folders import whole_file
 from ...runtime.modalities import KEYS, MODALITIES
-from ..network import CopgenNetwork, NetworkConfig, split_joint
+from ..network import CopgenNetwork, NetworkConfig, patchify, split_joint
 from .compute import Compute, learning_rate
-from .diffusion import diffuse, draw_times, modality_losses
+from .diffusion import diffuse, draw_latents, draw_times, modality_losses
 from .recipe import NetworkRecipe
 
 Report = Callable[[int, dict[str, float], CopgenNetwork], None]
@@ -38,10 +39,8 @@ def quadrant_losses(
     for i, (head, seen, part, patch) in enumerate(
         zip(network.decoder_preds, tokens, _quadrants(noise, quadrants), config.patch_sizes, strict=True)
     ):
-        batch, channels, height, width = part.shape
-        grid = part.reshape(batch, channels, height // patch, patch, width // patch, patch)
-        wanted = grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
-        losses.append(((head(seen).float() - wanted).square().mean(dim=(1, 2)) * weights[:, i]).mean())
+        difference = head(seen).float() - patchify(part, patch)
+        losses.append((difference.square().mean(dim=(1, 2)) * weights[:, i]).mean())
     return torch.stack(losses)
 
 
@@ -58,6 +57,7 @@ def _quadrants(joint: Tensor, quadrants: Tensor) -> list[Tensor]:
     return parts
 
 
+@lru_cache(maxsize=4)
 def _quadrant_tokens(config: NetworkConfig) -> Tensor:
     """The rows of the position embedding (4, tokens) that belong to each quadrant."""
     indices = [torch.arange(len(MODALITIES)).expand(4, -1)]
@@ -128,9 +128,8 @@ class NetworkTraining:
         whole = self.step >= recipe.steps - recipe.whole_steps
         rows = np.sort(rng.integers(len(means), size=recipe.whole_batch if whole else recipe.batch))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        mean = torch.from_numpy(means[rows]).float()
-        clean = mean + torch.from_numpy(deviations[rows]).float() * torch.randn(mean.shape, generator=generator)
-        noise = torch.randn(mean.shape, generator=generator)
+        clean = draw_latents(means[rows], deviations[rows], generator)
+        noise = torch.randn(clean.shape, generator=generator)
         times, weights = draw_times(len(rows), round(len(rows) * recipe.sampling_share), generator)
         quadrants = torch.randint(4, (len(rows),), generator=generator)
         clean, noise, times, weights, quadrants = (x.to(device) for x in (clean, noise, times, weights, quadrants))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...runtime.modalities import JOINT_SLICES, KEYS, MODALITIES
@@ -12,16 +13,28 @@ from .recipe import LATENT_STD
 
 MAX_WEIGHT = 50.0
 
+_GRID = np.arange(1, TRAIN_STEPS + 1) / TRAIN_STEPS
+SIGNAL, NOISE = torch.from_numpy(alpha(_GRID)), torch.from_numpy(sigma(_GRID))
+"""Shares (1000,) of the latent and of the noise at the timesteps 1 to 1000, float64."""
+
 _SCALAR_STD = 0.6
-_STD = np.array([LATENT_STD if m.is_image else _SCALAR_STD for m in MODALITIES])
+_STD = torch.tensor([LATENT_STD if m.is_image else _SCALAR_STD for m in MODALITIES], dtype=torch.float64)
 
 _OF_MODALITY = torch.from_numpy(np.concatenate([np.full(m.latent_size, i, np.int64) for i, m in enumerate(MODALITIES)]))
 
 
+def draw_latents(
+    means: NDArray[np.float32], deviations: NDArray[np.float32], generator: torch.Generator | None = None
+) -> Tensor:
+    """Latents of the shape of ``means``, drawn from the posterior; from the global stream where there is no
+    ``generator``."""
+    mean = torch.from_numpy(means)
+    return mean + torch.from_numpy(deviations) * torch.randn(mean.shape, generator=generator)
+
+
 def diffuse(clean: Tensor, times: Tensor, noise: Tensor) -> Tensor:
     """Joint latents ``clean`` (B, 26118) at discrete ``times`` (B, 12) in 1..1000, with ``noise`` of their shape."""
-    grid = np.arange(1, TRAIN_STEPS + 1) / TRAIN_STEPS
-    signal, share = (torch.from_numpy(f(grid)).float().to(clean.device) for f in (alpha, sigma))
+    signal, share = (table.float().to(clean.device) for table in (SIGNAL, NOISE))
     index = (times.long() - 1)[:, _OF_MODALITY.to(clean.device)]
     return signal[index] * clean + share[index] * noise
 
@@ -44,8 +57,7 @@ def draw_times(rows: int, sampled: int, generator: torch.Generator) -> tuple[Ten
     # In half of them nothing is absent.
     is_absent = ~is_given & (absent < absent_share - 0.5)
     times[:sampled] = torch.where(is_given, 1, torch.where(is_absent, TRAIN_STEPS, shared))
-    t = shared.numpy() / TRAIN_STEPS
-    weight = torch.from_numpy(np.clip((sigma(t) / (_STD * alpha(t))) ** 2, 1, MAX_WEIGHT)).float()
+    weight = ((NOISE / SIGNAL)[shared - 1] / _STD).square().clamp(1, MAX_WEIGHT).float()
     weights[:sampled] = torch.where(is_given | is_absent, 0.0, weight)
     return times, weights
 

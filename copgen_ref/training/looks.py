@@ -44,25 +44,20 @@ _LOOKS = (
 
 
 def point_heads(network: CopgenNetwork, stream: Stream) -> None:
-    """Let the heads of all blocks, but the first of the first, look at what :data:`_LOOKS` says."""
+    """Let the heads of all blocks, but the first of the first, look at what :data:`_LOOKS` says. The one of the middle
+    block that looks at the land cover writes what it reads to ``stream.cover``."""
     heads = network.config.heads
+    head_dim = network.config.width // heads
     for depth, block in enumerate((*network.in_blocks, network.mid_block, *network.out_blocks)):
         looks = _LOOKS[0] if depth == 0 else _LOOKS[1 + (depth - 1) % (len(_LOOKS) - 1)]
         values, scale = (stream.content, 1.0) if depth == 0 else (stream.estimate, stream.shrunk)
         for head, look in zip(range(1 if depth == 0 else 0, heads), looks, strict=False):
             _point(_head(block, head, heads), look, stream, values, scale)
-
-
-def read_cover(network: CopgenNetwork, stream: Stream) -> None:
-    """Let the head of the middle block that looks at the land cover write what it reads to ``stream.cover``."""
-    head_dim = network.config.width // network.config.heads
-    shown = network.mid_block.get_parameter("attn.proj.weight")
-    for head, look in zip(range(network.config.heads), _LOOKS[1], strict=False):
-        if look is _COVER:
-            size = min(head_dim, stream.cover.shape[1])
-            columns = shown[:, head * head_dim : (head + 1) * head_dim]
-            columns.zero_()
-            columns[:, :size] = stream.cover[:, :size]
+            if block is network.mid_block and look is _COVER:
+                size = min(head_dim, stream.cover.shape[1])
+                shown = block.get_parameter("attn.proj.weight")[:, head * head_dim : (head + 1) * head_dim]
+                shown.zero_()
+                shown[:, :size] = stream.cover[:, :size]
 
 
 def read_time(network: CopgenNetwork, stream: Stream, wanted: Tensor) -> None:

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...runtime.modalities import JOINT_SLICES, KEYS, MODALITIES, Modality
-from ...runtime.schedule import TRAIN_STEPS, alpha, sigma
-from ..network import CopgenNetwork, NetworkConfig, split_joint
-from .diffusion import diffuse
-from .looks import point_heads, read_cover, read_time
+from ...runtime.modalities import KEYS, MODALITIES
+from ...runtime.schedule import TRAIN_STEPS
+from ..network import CopgenNetwork, NetworkConfig, patchify, split_joint
+from .diffusion import NOISE, SIGNAL, diffuse, draw_latents
+from .looks import point_heads, read_time
 from .stream import TIME, Stream, lay_out
 
 _BRANCH_STD = 0.002
@@ -33,9 +33,7 @@ _SLOPE = 1.3
 _CLIP = 3.0
 _PROBE = 0.4
 
-_GRID = np.arange(1, TRAIN_STEPS + 1) / TRAIN_STEPS
-_SIGNAL, _NOISE = torch.from_numpy(alpha(_GRID)), torch.from_numpy(sigma(_GRID))
-_LOG_RATIO = (_SIGNAL / _NOISE).log().clamp(-_CLIP, _CLIP)
+_LOG_RATIO = (SIGNAL / NOISE).log().clamp(-_CLIP, _CLIP)
 
 _FIT_BATCHES, _FIT_BATCH, _RIDGE = 48, 16, 3e-3
 _COVARIANCE_ROWS = 1024
@@ -52,21 +50,20 @@ def linear_start(
         _small_random(network)
         stream = lay_out(network)
         network.pos_embed.copy_(stream.positions()[None])
-        variances = _embed(network, stream, _draw(means[:_COVARIANCE_ROWS], deviations[:_COVARIANCE_ROWS]))
+        variances = _embed(network, stream, draw_latents(means[:_COVARIANCE_ROWS], deviations[:_COVARIANCE_ROWS]))
         read_time(
             network, stream, torch.stack([_LOG_RATIO / _CLIP, torch.linspace(-1, 1, TRAIN_STEPS).double()], dim=1)
         )
         first, last = network.in_blocks[0], network.out_blocks[-1]
-        totals = [(v, _SIGNAL.square() * v + _NOISE.square()) for v in variances]
-        _gate(first, stream, stream.content, stream.estimate, [-_SIGNAL * v / total for v, total in totals])
-        noise = [(_NOISE + _SIGNAL * v) / total - 1 for v, total in totals]
+        totals = [(v, SIGNAL.square() * v + NOISE.square()) for v in variances]
+        _gate(first, stream, stream.content, stream.estimate, [-SIGNAL * v / total for v, total in totals])
+        noise = [(NOISE + SIGNAL * v) / total - 1 for v, total in totals]
         _gate(last, stream, stream.content, stream.estimate, noise)
-        known = [-_SIGNAL * _NOISE / total for _, total in totals[: stream.cover.shape[1]]]
+        known = [-SIGNAL * NOISE / total for _, total in totals[: stream.cover.shape[1]]]
         # A narrow network has no room for it.
         if known:
             _gate(last, stream, stream.cover, stream.counted, known, 2 * len(_STEPS) * len(variances))
         point_heads(network, stream)
-        read_cover(network, stream)
         _fit_outputs(network, means, deviations)
     return network
 
@@ -85,32 +82,24 @@ def _small_random(network: CopgenNetwork) -> None:
         block.get_parameter("skip_linear.weight").add_(torch.cat([half, half], dim=1))
 
 
-def _draw(means: NDArray[np.float32], deviations: NDArray[np.float32]) -> Tensor:
-    mean = torch.from_numpy(means)
-    return mean + torch.from_numpy(deviations) * torch.randn(mean.shape)
-
-
-def _patches(latents: Tensor, m: Modality, patch: int) -> Tensor:
-    """Joint latents (B, 26118) to patches (B, tokens, channels * rows * columns) of one modality."""
-    channels, height, width = m.latent_shape
-    grid = latents[:, JOINT_SLICES[m.key]].reshape(-1, channels, height // patch, patch, width // patch, patch)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(len(latents), -1, channels * patch * patch)
-
-
 def _embed(network: CopgenNetwork, stream: Stream, latents: Tensor) -> Tensor:
     """Embed patches by their principal components, the strongest first, and return the usual variance of each content
     direction: the geometric mean over the image modalities."""
     size = stream.content.shape[1]
     logs, counts = torch.zeros(2, size, dtype=torch.float64)
-    for embed, m, patch in zip(network.patch_embeds, MODALITIES, network.config.patch_sizes, strict=True):
-        rows = _patches(latents, m, patch).flatten(0, 1).double()
+    for embed, m, latent, patch in zip(
+        network.patch_embeds, MODALITIES, split_joint(latents), network.config.patch_sizes, strict=True
+    ):
+        rows = patchify(latent, patch).flatten(0, 1).double()
         variances, axes = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
         variances, axes = variances.flip(0).clamp(1e-3), axes.flip(1)
         kept = min(len(variances), size)
         # Fewer components are spread, so that equal directions have like variances in all modalities.
         at = (torch.arange(kept) * size) // kept if kept > 1 else torch.tensor([size // 3])
         weight = embed.get_parameter("proj.weight")
-        weight.copy_((stream.content[:, at] @ axes[:, :kept].T).reshape(weight.shape))
+        components = stream.content[:, at] @ axes[:, :kept].T
+        # The embedding has the channels first.
+        weight.copy_(components.reshape(-1, patch, patch, m.latent_shape[0]).permute(0, 3, 1, 2))
         torch.nn.init.zeros_(embed.get_parameter("proj.bias"))
         if m.is_image:
             logs[at] += variances[:kept].log()
@@ -159,15 +148,13 @@ def _fit_outputs(network: CopgenNetwork, means: NDArray[np.float32], deviations:
     counts = [0] * len(KEYS)
     for _ in range(_FIT_BATCHES):
         rows = torch.randint(len(means), (_FIT_BATCH,)).numpy()
-        clean = _draw(means[rows], deviations[rows])
+        clean = draw_latents(means[rows], deviations[rows])
         noise = torch.randn(clean.shape)
         times = torch.randint(1, TRAIN_STEPS + 1, (_FIT_BATCH, len(KEYS)))
         shown = network.transform(split_joint(diffuse(clean, times, noise)), times.float(), network.pos_embed)
-        for i, (m, patch, tokens) in enumerate(zip(MODALITIES, config.patch_sizes, shown, strict=True)):
+        for i, (part, patch, tokens) in enumerate(zip(split_joint(noise), config.patch_sizes, shown, strict=True)):
             features = torch.nn.functional.pad(tokens.flatten(0, 1), (0, 1), value=1.0).double()
-            wanted = _patches(noise, m, patch).flatten(0, 1)
-            # The output layer has the channels last.
-            wanted = wanted.reshape(-1, m.latent_shape[0], patch * patch).transpose(1, 2).flatten(1).double()
+            wanted = patchify(part, patch).flatten(0, 1).double()
             normal[i] += features.T @ features
             moment[i] += features.T @ wanted
             counts[i] += len(features)

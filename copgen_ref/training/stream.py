@@ -12,19 +12,19 @@ from ...runtime.modalities import KEYS, MODALITIES
 from ...runtime.schedule import TRAIN_STEPS
 from ..network import CopgenNetwork, NetworkConfig
 
-# Lengths of what a token holds beside its content, which has variance 1 a direction at t = 1000. The steady part is by
-# far the longest: against it the layer norms of a post-norm network, which divide by a token's length, are all but
-# linear in the content.
+# Lengths of what a token holds beside its content, which has variance 1 a direction at t = 1000. The steady part is
+# the longest: against it the layer norms of a post-norm network, which divide by a token's length, are nearly linear in
+# the content.
 STEADY, CODE, PLACE, TIME = 15.0, 4.0, 8.0, 5.0
 _USUAL_CONTENT = 100.0
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Orthonormal directions (width, n) of the token stream, none of which a layer norm's mean touches: the content of
-    a patch and an estimate of what it is without noise, the estimate of the land cover at its place and what of that
-    counts at its time, its place, the codes of modalities in time tokens (``clock``) and in patch tokens
-    (``modality``), the time that those have been told, and what is always there.
+    """Directions (width, n) along the axes of the token stream: the content of a patch and an estimate of what it is
+    without noise, the estimate of the land cover at its place and what of that counts at its time, its place, the codes
+    of modalities in time tokens (``clock``) and in patch tokens (``modality``), the time that those have been told, and
+    what is always there.
 
     ``codes`` (12, n) and ``places``, (tokens, n) a modality, are what tokens hold there; ``shrunk`` is what all is
     multiplied by once a layer norm has been passed.
