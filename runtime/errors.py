@@ -35,3 +35,7 @@ class NonFiniteError(CopgenError):
 
 class ParityError(CopgenError):
     """A component differs from its reference by more than its tolerance."""
+
+
+class EngineError(CopgenError):
+    """TensorRT could not build an engine."""

@@ -20,6 +20,8 @@ VERBS = {
     "weights": "Download the authors' weights, or make random ones.",
     "train-small": "Train a small model on a made-up world.",
     "export": "Turn a checkpoint into a bundle.",
+    "build": "Build TensorRT engines of a bundle.",
+    "cache": "List, check and prune the engines of a bundle.",
     "verify": "Check a bundle against its reference.",
     "generate": "Generate the missing modalities of a place.",
     "evaluate": "Judge samples against the truth or a baseline.",

@@ -1,0 +1,89 @@
+"""What is written beside every engine: all that decides whether it may be used, checked before it is opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..bundle import Bundle
+from ..errors import BackendError, RequestError
+from .options import BuildOptions
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """``onnx``: SHA-256 by path of the files it was built from. ``gpu``: name of the GPU it is bound to, or
+    ``portable``; ``capability``: compute capabilities, such as ``8.7``, or ``any``. ``seconds`` and ``peak_bytes`` are
+    the build's; ``attention`` counts fused attentions, and ``blocks`` is how many there are (None but for the network).
+    """
+
+    component: str
+    precision: str
+    onnx: Mapping[str, str]
+    flavour: str
+    version: str
+    gpu: str
+    capability: str
+    options: BuildOptions
+    bytes: int = 0
+    sha256: str = ""
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+    attention: int | None = None
+    blocks: int | None = None
+    timing_cache: str = "none"
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def key(self) -> EngineRecord:
+        """The record without what only the build tells: two records with equal keys are of equal engines."""
+        return replace(
+            self, bytes=0, sha256="", seconds=0.0, peak_bytes=None, attention=None, blocks=None, timing_cache="none"
+        )
+
+    def to_json(self) -> str:
+        """The text of the file beside the engine."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> EngineRecord:
+        """The record in ``path``; :class:`BackendError` for anything else."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {content['schema_version']!r}, this program reads {SCHEMA_VERSION}")
+            return cls(**{**content, "options": _options(content["options"])})
+        except OSError as error:
+            raise BackendError(f"{path} cannot be read ({error.strerror}); run 'copgen-edge build' again") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RequestError) as error:
+            raise BackendError(f"{path} is no engine record ({error}); run 'copgen-edge build' again") from None
+
+
+def _options(content: dict[str, Any]) -> BuildOptions:
+    sequences = {name: tuple(content[name]) for name in ("batch", "compute_capabilities")}
+    return BuildOptions(**{**content, **sequences})
+
+
+def onnx_hashes(bundle: Bundle, component: str, precision: str) -> dict[str, str]:
+    """SHA-256 by path of the files of a component, as the manifest has them."""
+    return {record.path: record.sha256 for record in bundle.variant(component, precision).files}
+
+
+def differences(found: EngineRecord, expected: EngineRecord) -> list[str]:
+    """What keeps an engine from being the one that is expected, in words; empty where it is."""
+    told = []
+    for name, value in asdict(expected.key).items():
+        other = asdict(found.key)[name]
+        if name == "onnx" and other != value:
+            told.append("it was built from other ONNX files")
+        elif name == "options":
+            told += [f"{option} is {other[option]}, not {wanted}" for option, wanted in value.items()
+                     if other[option] != wanted]  # fmt: skip
+        elif other != value:
+            told.append(f"{name} is {other}, not {value}")
+    return told

@@ -1,0 +1,50 @@
+"""A bundle of three components in half precision, and engines of it, where TensorRT-RTX is installed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from copgen_edge.runtime.bundle import Bundle
+from copgen_edge.runtime.engines.build import build_engines
+from copgen_edge.runtime.engines.flavours import Flavour, find_flavour
+from copgen_edge.runtime.engines.options import BuildOptions
+from copgen_edge.runtime.errors import BackendError
+
+NAMES = ("encoder_DEM_DEM", "dit_step", "decoder_S2L2A_B01_B09")
+OPTIONS = BuildOptions(batch=(1, 2, 4))
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Flavour:
+    try:
+        return find_flavour("tensorrt-rtx")
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def half_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three components in fp16; tests must not write in it."""
+    from copgen_edge.export import exporter
+
+    out = tmp_path_factory.mktemp("half") / "bundle"
+    exporter.export_bundle(checkpoint, out, precisions=("fp16",), components=NAMES)
+    return out
+
+
+@pytest.fixture(scope="session")
+def built_bundle(rtx: Flavour, half_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with its engines; tests must not write in it."""
+    out = tmp_path_factory.mktemp("built") / "bundle"
+    shutil.copytree(half_bundle, out)
+    build_engines(Bundle.open(out), rtx, OPTIONS)
+    return out
+
+
+@pytest.fixture
+def engines(built_bundle: Path, tmp_path: Path) -> Bundle:
+    """A copy of the bundle with its engines, to be damaged."""
+    shutil.copytree(built_bundle, tmp_path / "bundle")
+    return Bundle.open(tmp_path / "bundle")
