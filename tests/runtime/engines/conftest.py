@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -25,12 +26,28 @@ def rtx() -> Flavour:
 
 
 @pytest.fixture(scope="session")
-def half_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``checkpoint`` with a network whose heads have 64 numbers, as the published ones: narrower ones are not fused."""
+    import torch
+    from copgen_edge.copgen_ref.network import CopgenNetwork, NetworkConfig
+
+    folder = tmp_path_factory.mktemp("wide") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    (old,) = folder.rglob("*nnet_ema.pth")
+    torch.manual_seed(0)
+    torch.save(CopgenNetwork(NetworkConfig(width=128, depth=2, heads=2)).state_dict(), old)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_heads": 2}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def half_bundle(wide_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three components in fp16; tests must not write in it."""
     from copgen_edge.export import exporter
 
     out = tmp_path_factory.mktemp("half") / "bundle"
-    exporter.export_bundle(checkpoint, out, precisions=("fp16",), components=NAMES)
+    exporter.export_bundle(wide_checkpoint, out, precisions=("fp16",), components=NAMES)
     return out
 
 

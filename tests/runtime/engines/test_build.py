@@ -178,11 +178,11 @@ def test_wrong_requests_exit_with_two(
 
 @pytest.mark.slow
 def test_all_components_of_a_small_model_build_in_half_precision(
-    checkpoint: Path, rtx: Flavour, tmp_path: Path
+    wide_checkpoint: Path, rtx: Flavour, tmp_path: Path
 ) -> None:
     from copgen_edge.export import exporter
 
-    exporter.export_bundle(checkpoint, tmp_path / "bundle", precisions=("fp16",))
+    exporter.export_bundle(wide_checkpoint, tmp_path / "bundle", precisions=("fp16",))
     built = build_engines(Bundle.open(tmp_path / "bundle"), rtx, OPTIONS)
     assert [one.record.component for one in built] == list(COMPONENTS)
     assert all(one.record.bytes > 100_000 for one in built)
