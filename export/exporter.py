@@ -36,6 +36,7 @@ from ..runtime.parity import PROBE_SEED, RUN_STEPS, probe_inputs
 from ..runtime.solver import DEFAULT_SOLVER, DEFAULT_STEPS
 from ..runtime.verification import RUN, Check, check_bundle, short_run, summarise
 from .components import build_module
+from .cost import graph_cost
 from .half import to_half
 from .onnx_file import OPSET, write_onnx
 from .reference_backend import ReferenceBackend
@@ -137,7 +138,7 @@ def _export_component(files: CheckpointFiles, work: Path, name: str, precisions:
         half = precision == "fp16"
         paths = write_onnx(to_half(module) if half else module, edges, work / "onnx" / f"{name}.{precision}.onnx")
         records = tuple(FileRecord.of(work, path) for path in paths)
-        variants[precision] = Variant(records, TOLERANCES[precision], {})
+        variants[precision] = Variant(records, TOLERANCES[precision], {}, graph_cost(paths[0]))
     return Component(name, edges.inputs, edges.outputs, OPSET, reference, variants)
 
 

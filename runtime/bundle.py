@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +23,7 @@ from .solver import MAX_STEPS, SOLVERS
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PRECISIONS = ("fp32", "fp16")
+COSTS = ("flops_per_row", "weight_bytes", "activation_bytes_per_row")
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,15 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Variant:
-    """One precision of a component: its files (the ONNX file first), tolerance (relative L2) and measured parity."""
+    """One precision of a component: its files (the ONNX file first), tolerance (relative L2) and measured parity.
+
+    ``cost`` has the :data:`COSTS` of its graph, or nothing where the bundle is older than they are.
+    """
 
     files: tuple[FileRecord, ...]
     tolerance: float
     parity: Mapping[str, Any]
+    cost: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -244,6 +249,7 @@ def _component(name: str, content: Mapping[str, Any]) -> Component:
             tuple(_record(f) for f in content["precisions"][precision]["files"]),
             _tolerance(content["precisions"][precision]["tolerance"]),
             dict(content["precisions"][precision]["parity"]),
+            _cost(content["precisions"][precision].get("cost", {})),
         )
         for precision in PRECISIONS
         if precision in content["precisions"]
@@ -279,6 +285,17 @@ def _tolerance(value: Any) -> float:
     if not 0 < float(value) < float("inf"):
         raise ValueError(f"tolerance {value!r} is not a positive number")
     return float(value)
+
+
+def _cost(content: Any) -> dict[str, int]:
+    if not isinstance(content, dict):
+        raise ValueError(f"cost {content!r} is no JSON object")
+    if not content:
+        return {}
+    for name in COSTS:
+        if type(content[name]) is not int or content[name] < 0:
+            raise ValueError(f"{name} {content[name]!r} is no whole number of 0 or more")
+    return {name: content[name] for name in COSTS}
 
 
 def _tensor(content: Mapping[str, Any]) -> TensorSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from ..benchmark import Timing, measure_component, measure_run
 from ..bundle import Bundle
 from ..components import COMPONENTS, STEP
 from ..errors import RequestError
+from ..peaks import PEAKS
 from ..pipeline import Pipeline
+from ..roofline import occupancy
 from .common import CommaList, backend_options, emit, json_option, need, progress_bar, quiet_option, say, threads_option
 from .tables import print_table
 
@@ -66,7 +69,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Measure each component and a whole run: median and spread, peak memory, network calls a second.
+    """Measure each component and a whole run: median and spread, peak memory, network calls a second, FLOP/s.
 
     \b
     copgen-edge bench BUNDLE --batch 1,4
@@ -93,16 +96,21 @@ def command(
         if runs and STEP in opened.manifest.components:
             with progress_bar(quiet) as progress:
                 whole = measure_run(Pipeline(opened, runner), steps or opened.manifest.steps, runs, progress)
+    peaks = {engine.name: PEAKS.get(engine.describe()["device"]) for engine in (runner, *references)}
+    rows = [
+        timing.to_dict() | occupancy(timing, opened.component(timing.component), runner.precision, peaks[timing.engine])
+        for timing in timings
+    ]
     result = {
         "bundle": None if random else str(bundle),
         "variant": opened.manifest.model.get("variant"),
         "weights": opened.manifest.model["weights"],
         "backend": runner.describe(),
-        "components": [timing.to_dict() for timing in timings],
+        "components": rows,
         "run": whole,
     }
     if not quiet:
-        _print(result, timings)
+        _print(result)
     if as_json:
         emit(result)
 
@@ -140,25 +148,31 @@ def _reference(bundle: Bundle, checkpoint: Path | None, name: str, threads: int)
     return need("export.reference_backend").ReferenceBackend(files, autocast=name.endswith("autocast"))
 
 
-def _print(result: dict[str, Any], timings: list[Timing]) -> None:
-    engine = result["backend"]
+_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("component", "component", str),
+    ("engine", "engine", str),
+    ("batch", "batch", str),
+    ("median s", "median_seconds", "{:.3f}".format),
+    ("min s", "min_seconds", "{:.3f}".format),
+    ("max s", "max_seconds", "{:.3f}".format),
+    ("calls/s", "calls_per_second", "{:.2f}".format),
+    ("load s", "load_seconds", "{:.2f}".format),
+    ("peak MB", "peak_bytes", lambda value: f"{value / 1e6:.0f}"),
+    ("GFLOP", "flops", lambda value: f"{value / 1e9:.4g}"),
+    ("TFLOP/s", "tflops_per_second", "{:.3g}".format),
+    ("of peak", "peak_ratio", "{:.1%}".format),
+    ("bound s", "roofline_seconds", "{:.2g}".format),
+)
+"""Title, name in a row of the result, and how it is written."""
+
+
+def _print(result: dict[str, Any]) -> None:
+    engine, rows = result["backend"], result["components"]
+    columns = [column for column in _COLUMNS if any(row[column[1]] is not None for row in rows)]
     print_table(
         f"{engine['backend']} {engine['precision']} on {engine['device']}, {engine['threads']} threads",
-        ("component", "engine", "batch", "median s", "min s", "max s", "calls/s", "load s", "peak MB"),
-        (
-            (
-                t.component,
-                t.engine,
-                str(t.rows),
-                f"{t.median:.3f}",
-                f"{t.fastest:.3f}",
-                f"{t.slowest:.3f}",
-                f"{1 / t.median:.2f}",
-                "" if t.load_seconds is None else f"{t.load_seconds:.2f}",
-                "" if t.peak_bytes is None else f"{t.peak_bytes / 1e6:.0f}",
-            )
-            for t in timings
-        ),
+        [title for title, _, _ in columns],
+        (["" if row[name] is None else text(row[name]) for _, name, text in columns] for row in rows),
         text_columns=2,
     )
     if run := result["run"]:

@@ -20,7 +20,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_row(*row)
     console = err_console()
     # A log file has no width of its own: rows must not be cut there.
-    console.width = max(console.width, 150)
+    console.width = max(console.width, 180)
     console.print(table)
 
 

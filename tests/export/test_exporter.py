@@ -16,10 +16,12 @@ import numpy as np
 import onnx
 import pytest
 from copgen_edge.copgen_ref.files import AUTOENCODER_FOLDERS
+from copgen_edge.copgen_ref.network import NetworkConfig
 from copgen_edge.export import exporter, onnx_file
 from copgen_edge.runtime import Pipeline
 from copgen_edge.runtime.backends import create_backend
 from copgen_edge.runtime.bundle import Bundle, sha256
+from copgen_edge.runtime.components import contract
 from copgen_edge.runtime.errors import BundleError, CheckpointError, ParityError, RequestError
 from copgen_edge.runtime.verification import check_bundle, check_files
 from onnx import TensorProto
@@ -72,6 +74,28 @@ def test_the_manifest_records_what_was_measured(both: Path, dem_checkpoint: Path
         assert sha256(dem_checkpoint / source["path"]) == source["sha256"]
     assert {"torch", "onnx", "onnxruntime", "copgen-edge"} <= set(manifest.tools)
     assert manifest.model["variant"] == "custom" and manifest.model["heads"] == 4
+
+
+def test_the_manifest_records_what_a_call_costs(both: Path) -> None:
+    opened = Bundle.open(both)
+    model = opened.manifest.model
+    config = NetworkConfig(model["width"], model["depth"], model["heads"], tuple(model["patch_sizes"]))
+    tokens, width = config.tokens, config.width
+    # Linear layers, a token each: qkv 3 w^2, its projection w^2, the MLP 2 * 4 w^2; in each out-block the skip 2 w^2.
+    linear = tokens * ((config.depth + 1) * 12 * width**2 + config.depth // 2 * 2 * width**2)
+    # Attention, all heads of a block together: q k and weights v, tokens^2 w each.
+    attention = (config.depth + 1) * 2 * tokens**2 * width
+    # Every value of the joint latent goes through a patch embedding of w outputs and comes out of a head of w inputs.
+    edges = 2 * contract("dit_step").inputs[0].shape[1] * width
+    costs = {precision: opened.variant("dit_step", precision).cost for precision in ("fp32", "fp16")}
+    assert costs["fp32"]["flops_per_row"] == costs["fp16"]["flops_per_row"] == 2 * (linear + attention + edges)
+    # In half precision all halves but the islands and their casts.
+    for part in ("weight_bytes", "activation_bytes_per_row"):
+        assert 0.5 < costs["fp16"][part] / costs["fp32"][part] < 0.6
+    # The weights are nearly all of the files; every linear layer writes its output.
+    files = opened.variant("dit_step", "fp32").files
+    assert 0.9 < costs["fp32"]["weight_bytes"] / sum(file.bytes for file in files) < 1
+    assert costs["fp32"]["activation_bytes_per_row"] > 4 * tokens * (config.depth + 1) * (3 + 1 + 4 + 1) * width
 
 
 def test_weights_in_a_file_of_their_own_are_hashed_too(both: Path, tmp_path: Path) -> None:

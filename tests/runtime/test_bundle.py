@@ -29,6 +29,7 @@ from copgen_edge.runtime.modalities import IMAGE_KEYS, KEYS
 
 Content = dict[str, Any]
 JUNK: tuple[Any, ...] = (None, [], "junk", 1.5, {"a": 1})
+COST = {"flops_per_row": 12, "weight_bytes": 34, "activation_bytes_per_row": 56}
 FACTORS = {key: 0.25 + number / 8 for number, key in enumerate(IMAGE_KEYS)}
 
 
@@ -53,6 +54,7 @@ def root(tmp_path: Path) -> Path:
                 ),
                 5e-5,
                 {"relative_l2": 1e-6},
+                COST,
             )
             for precision in precisions
         }
@@ -111,6 +113,7 @@ def test_what_is_written_is_what_is_read(root: Path) -> None:
         TensorSpec("latents", "float32", ("batch", 26118)),
         TensorSpec("timesteps", "float32", ("batch", 12)),
     )
+    assert opened.variant("dit_step", "fp16").cost == COST
     assert opened.manifest.tools == {"torch": "2.11 \u2014 naïve"}
 
 
@@ -383,6 +386,38 @@ def test_any_damage_to_a_value_is_a_bundle_error_or_harmless(root: Path) -> None
                 refused += 1
                 assert "\n" not in str(error)
     assert refused > 200
+
+
+def test_a_bundle_from_before_costs_were_kept_opens(root: Path) -> None:
+    def forget(content: Content) -> None:
+        for component in content["components"].values():
+            for variant in component["precisions"].values():
+                del variant["cost"]
+
+    change(root, forget)
+    opened = Bundle.open(root)
+    assert opened.variant("dit_step", "fp32").cost == {}
+    write_manifest(root, opened.manifest)
+    assert Bundle.open(root).manifest == opened.manifest
+
+
+@pytest.mark.parametrize("value", [None, [], "12", 12])
+def test_a_cost_that_is_no_object_is_refused(root: Path, value: object) -> None:
+    change(root, lambda content: content["components"]["dit_step"]["precisions"]["fp32"].update(cost=value))
+    refuse(root, "is no JSON object")
+
+
+@pytest.mark.parametrize("value", [None, [], "12", 1.5, True, -1])
+def test_a_cost_that_is_no_count_is_refused(root: Path, value: object) -> None:
+    change(
+        root, lambda content: content["components"]["dit_step"]["precisions"]["fp32"]["cost"].update(weight_bytes=value)
+    )
+    refuse(root, "weight_bytes .* is no whole number of 0 or more")
+
+
+def test_a_cost_that_is_not_whole_is_refused(root: Path) -> None:
+    change(root, lambda content: content["components"]["dit_step"]["precisions"]["fp32"]["cost"].pop("flops_per_row"))
+    refuse(root, "it has no 'flops_per_row'")
 
 
 def test_files_are_checked_before_they_are_named(root: Path) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from copgen_edge.runtime.backends import onnxruntime
+from copgen_edge.runtime.commands import bench
 from copgen_edge.runtime.components import COMPONENTS
+from copgen_edge.runtime.peaks import Peak
 
 from .conftest import Run
 
@@ -122,6 +124,13 @@ def test_bench_components_and_a_run(run: Run, bundle: Path, checkpoint: Path) ->
     for row in rows:
         assert 0 < row["min_seconds"] <= row["median_seconds"] <= row["max_seconds"] and row["repeats"] == 2
         assert row["calls_per_second"] == pytest.approx(1 / row["median_seconds"])
+        assert row["tflops_per_second"] == pytest.approx(row["flops"] / row["median_seconds"] / 1e12)
+        # Nothing is claimed of a CPU.
+        assert row["peak_ratio"] is None and row["roofline_seconds"] is None
+    flops = {(row["component"], row["batch"]): row["flops"] for row in rows}
+    assert flops["dit_step", 2] == 2 * flops["dit_step", 1] > 0
+    assert flops["decoder_DEM_DEM", 2] == 2 * flops["decoder_DEM_DEM", 1] > 0
+    assert "TFLOP/s" in outcome.err and "of peak" not in outcome.err
     assert rows[0]["load_seconds"] > 0
     whole = outcome.json["run"]
     assert whole["steps"] == 2 and whole["network_calls_per_second"] == pytest.approx(2 / whole["median_seconds"])
@@ -130,13 +139,36 @@ def test_bench_components_and_a_run(run: Run, bundle: Path, checkpoint: Path) ->
     assert "dit_step" in outcome.err and "network calls a second" in outcome.err
 
 
+def test_bench_where_the_peak_is_known(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "PEAKS", {"CPU": Peak({"fp32": 1e13}, 1e11)})
+    outcome = run("bench", bundle, "--components", "decoder_DEM_DEM", "--repeat", 1, "--runs", 0, "--json")
+    assert outcome.code == 0, outcome.err
+    (row,) = outcome.json["components"]
+    assert row["peak_ratio"] == pytest.approx(row["tflops_per_second"] / 10)
+    assert 0 < row["roofline_seconds"] < row["median_seconds"]
+    assert "of peak" in outcome.err and "bound s" in outcome.err
+
+
+def test_bench_of_a_bundle_that_tells_no_cost(run: Run, part: Path) -> None:
+    manifest = json.loads((part / "manifest.json").read_text())
+    for component in manifest["components"].values():
+        for variant in component["precisions"].values():
+            del variant["cost"]
+    (part / "manifest.json").write_text(json.dumps(manifest))
+    outcome = run("bench", part, "--components", "decoder_DEM_DEM", "--repeat", 1, "--runs", 0, "--json")
+    assert outcome.code == 0, outcome.err
+    (row,) = outcome.json["components"]
+    assert row["median_seconds"] > 0 and row["flops"] is None and row["tflops_per_second"] is None
+    assert "median s" in outcome.err and "FLOP" not in outcome.err
+
+
 def test_bench_of_a_size_without_weights(run: Run) -> None:
     arguments = ("--variant", "small", "--random", "--components", "decoder_DEM_DEM", "--repeat", 1)
     outcome = run("bench", *arguments, "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["weights"] == "random" and outcome.json["bundle"] is None
     (row,) = outcome.json["components"]
-    assert row["component"] == "decoder_DEM_DEM" and row["median_seconds"] > 0
+    assert row["component"] == "decoder_DEM_DEM" and row["median_seconds"] > 0 and row["flops"] > 0
     # Without the network there is no run to time.
     assert outcome.json["run"] is None
 
