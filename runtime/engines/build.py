@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.cuda_probe import Gpu, gpus
+from ..backends.update import UPDATE_FILE
 from ..bundle import Bundle, sha256
 from ..components import STEP
 from ..errors import BackendError, EngineError, RequestError
 from .cache import FOLDER, PARTIAL, TIMING_CACHE, engine_path, folder_name, intact, record_path
 from .flavours import Flavour
+from .match import PORTABLE
 from .options import BuildOptions, refuse_what_lacks
-from .record import EngineRecord, differences, onnx_hashes
+from .record import UPDATE, UPDATE_PRECISION, EngineRecord, differences, onnx_hashes
 
 Progress = Callable[[str, int, int], None]
-
-PORTABLE = "portable"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ def build_engines(
     for pattern in components:
         if not any(fnmatchcase(name, pattern) for name in bundle.manifest.components):
             raise RequestError(f"{pattern!r} names no component of {bundle.root}; 'copgen-edge info' lists them")
-    expected = [_expected(bundle, flavour, options, name, precision) for name in names]
+    wanted_in = [(name, precision) for name in names]
+    if STEP in names:
+        wanted_in.append((UPDATE, UPDATE_PRECISION))
+    expected = [_expected(bundle, flavour, options, name, in_) for name, in_ in wanted_in]
     first = expected[0]
     folder = bundle.root / FOLDER / folder_name(flavour.name, flavour.version, _folder_part(first))
     try:
@@ -66,7 +69,7 @@ def build_engines(
     built = []
     for done, wanted in enumerate(expected):
         progress(f"engines: {wanted.component}", done, len(expected))
-        path = engine_path(folder, wanted.component, precision)
+        path = engine_path(folder, wanted.component, wanted.precision)
         reason = _why(path, wanted)
         record = EngineRecord.read(record_path(path)) if reason is None else _build(bundle, wanted, path, progress)
         built.append(Built(record, path, reason))
@@ -123,7 +126,7 @@ def _why(path: Path, wanted: EngineRecord) -> str | None:
 
 
 def _build(bundle: Bundle, wanted: EngineRecord, path: Path, progress: Progress) -> EngineRecord:
-    onnx = bundle.onnx_path(wanted.component, wanted.precision)
+    onnx = UPDATE_FILE if wanted.component == UPDATE else bundle.onnx_path(wanted.component, wanted.precision)
     partial = path.with_name(path.name + PARTIAL)
     request = {
         "flavour": wanted.flavour,

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..bundle import Bundle, sha256
 from ..components import COMPONENTS
 from ..errors import BackendError, BundleError
-from .record import EngineRecord, onnx_hashes
+from .record import UPDATE, EngineRecord, onnx_hashes
 
 FOLDER = "engines"
 ENGINE, RECORD, PARTIAL = ".engine", ".json", ".partial"
@@ -94,7 +94,7 @@ def _entry(bundle: Bundle, path: Path) -> Entry:
 
 
 def _problem(bundle: Bundle, path: Path, record: EngineRecord) -> str | None:
-    if record.component not in COMPONENTS:
+    if record.component not in (*COMPONENTS, UPDATE):
         return f"it is of {record.component!r}, which is no component"
     try:
         current = onnx_hashes(bundle, record.component, record.precision)

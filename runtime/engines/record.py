@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
+from ..backends.update import UPDATE_FILE
+from ..bundle import Bundle, sha256
 from ..errors import BackendError, RequestError
 from .options import BuildOptions
 
 SCHEMA_VERSION = 1
+
+UPDATE, UPDATE_PRECISION = "solver_update", "fp32"
+"""The engine of the solver's update, which every bundle's network needs beside it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ def _options(content: dict[str, Any]) -> BuildOptions:
 
 
 def onnx_hashes(bundle: Bundle, component: str, precision: str) -> dict[str, str]:
-    """SHA-256 by path of the files of a component, as the manifest has them."""
+    """SHA-256 by path of the files of a component, as the manifest has them; the solver's update is no part of the
+    bundle, but of this program."""
+    if component == UPDATE:
+        return {UPDATE_FILE.name: sha256(UPDATE_FILE)}
     return {record.path: record.sha256 for record in bundle.variant(component, precision).files}
 
 

@@ -7,7 +7,6 @@ builder keeps gigabytes and gives them back only when its process ends.
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 from ..memory import peak_bytes
 from .flavours import Flavour, find_flavour
+from .logger import make_logger
 from .options import BuildOptions
 
-_FUSED = re.compile(r"\b\w*_gemm_mha\w*")
 _LEVELS = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 
 
@@ -33,7 +32,7 @@ def main() -> None:
         }
     )
     begun = time.monotonic()
-    logger = _logger(flavour.module)
+    logger = make_logger(flavour.module)
     try:
         engine, used_cache = _build(flavour, options, Path(request["onnx"]), Path(request["timing_cache"]), logger)
     except _BuildError as error:
@@ -69,8 +68,9 @@ def _build(flavour: Flavour, options: BuildOptions, onnx: Path, timing_cache: Pa
     profile = builder.create_optimization_profile()
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
-        shapes = [(size, *tuple(tensor.shape)[1:]) for size in options.batch]
-        profile.set_shape(tensor.name, *shapes)
+        # What the solver's update reads beside latents has no batch.
+        if tensor.shape[0] == -1:
+            profile.set_shape(tensor.name, *((size, *tuple(tensor.shape)[1:]) for size in options.batch))
     config.add_optimization_profile(profile)
     _configure(trt, flavour, config, options)
     config.progress_monitor = _monitor(trt)
@@ -111,26 +111,6 @@ def _load_timing_cache(config: Any, path: Path) -> str:
     cache = config.create_timing_cache(path.read_bytes() if there else b"")
     config.set_timing_cache(cache, False)
     return "reused" if there else "new"
-
-
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps the names of fused attentions and the last error."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.fused: set[str] = set()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            self.fused.update(_FUSED.findall(message))
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
-
-        def last_error(self) -> str:
-            return f": {self.errors[-1][:300]}" if self.errors else ""
-
-    return Logger()
 
 
 def _monitor(trt: Any) -> Any:

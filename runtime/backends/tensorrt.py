@@ -1,0 +1,229 @@
+"""TensorRT engines on the device, of any flavour, opened when they are first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..components import STEP
+from ..device import Device, open_device
+from ..engines.flavours import Flavour, find_flavour
+from ..engines.match import usable_engine
+from ..engines.record import UPDATE, UPDATE_PRECISION
+from ..engines.session import EngineSession, Scratch
+from ..errors import BackendError, NonFiniteError
+from ..solver import Plan
+from . import Arrays
+from .cuda_probe import Gpu, gpus
+from .engine_loop import EngineLoop
+
+Floats = NDArray[np.float32]
+
+_MAX_LOOPS = 4
+"""Row counts for which buffers and graphs are kept."""
+
+
+def tensorrt_obstacle(bundle: Bundle, precision: str) -> str | None:
+    """Why TensorRT cannot run ``bundle`` in ``precision`` here, or None where it can, as far as the records of the
+    engines tell: the network's, the solver's, and those of all components of the bundle."""
+    try:
+        flavour, gpu = find_flavour(), _gpu()
+        for component in bundle.manifest.components:
+            usable_engine(bundle, component, precision, flavour, gpu)
+        usable_engine(bundle, UPDATE, UPDATE_PRECISION, flavour, gpu)
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def _gpu() -> Gpu:
+    found = gpus()
+    if not found:
+        raise BackendError("the NVIDIA driver shows no GPU here, which TensorRT needs; use --backend onnxruntime-cpu")
+    return found[0]
+
+
+class TensorRtBackend:
+    """Components of a bundle as engines. ``cuda_graph`` off is for comparison: the results are the same."""
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str,
+        reason: str,
+        *,
+        cuda_graph: bool = True,
+        flavour: Flavour | None = None,
+        device: Device | None = None,
+    ) -> None:
+        """Raises :class:`BackendError` where there is no TensorRT, no GPU, or no engine of the network for it."""
+        self.reason = reason
+        self._gpu = _gpu()
+        self._flavour = flavour or find_flavour()
+        self._bundle = bundle
+        self.precision = "fp16" if precision == "auto" else precision
+        usable_engine(bundle, STEP, self.precision, self._flavour, self._gpu)
+        self._cuda_graph = cuda_graph
+        self._device = device or open_device()
+        self._scratch = Scratch(self._device)
+        self._sessions: dict[str, EngineSession] = {}
+        self._loops: dict[tuple[int, int], EngineLoop] = {}
+        self._obstacle: str | None = None
+
+    def load(self, component: str) -> None:
+        """Open the engine of ``component`` where it is not open; with the network comes the solver's update."""
+        self._device.activate()
+        for name in (component, UPDATE) if component == STEP else (component,):
+            if name not in self._sessions:
+                precision = UPDATE_PRECISION if name == UPDATE else self.precision
+                path, record = usable_engine(self._bundle, name, precision, self._flavour, self._gpu)
+                self._sessions[name] = EngineSession(
+                    self._flavour, path, record, self._device, self._scratch, cuda_graph=self._cuda_graph
+                )
+
+    def release(self, component: str) -> None:
+        """Close the engine, and give back its memory; the shared scratch memory goes with the last."""
+        self._device.activate()
+        for name in (component, UPDATE) if component == STEP else (component,):
+            session = self._sessions.pop(name, None)
+            if session is not None:
+                if name in (STEP, UPDATE):
+                    self._drop_loops()
+                session.close()
+        if not self._sessions:
+            self._scratch.close()
+
+    def run(self, component: str, inputs: Arrays) -> dict[str, Floats]:
+        """Outputs by name, in calls of at most the rows that the engine was built for; a call of fewer than its least
+        is filled up. Raises :class:`BackendError` and :class:`EngineError` as :meth:`load` does."""
+        self.load(component)
+        session = self._sessions[component]
+        outputs = self._bundle.component(component).outputs
+        count = len(next(iter(inputs.values())))
+        parts: dict[str, list[Floats]] = {spec.name: [] for spec in outputs}
+        for start in range(0, count, session.rows[1]):
+            part = {name: np.asarray(array[start : start + session.rows[1]]) for name, array in inputs.items()}
+            for name, found in self._call(component, session, part).items():
+                parts[name].append(found)
+        return {name: np.concatenate(found) for name, found in parts.items()}
+
+    def denoise(
+        self,
+        plan: Plan,
+        latents: Floats,
+        times: Floats,
+        moving: NDArray[np.bool_],
+        report: Callable[[int], None],
+    ) -> Floats:
+        """``latents`` (rows, 26118) after ``plan``, as :meth:`Backend.denoise` says; nothing leaves the device before
+        the last call. Raises :class:`NonFiniteError` naming the call, which a second run finds."""
+        self.load(STEP)
+        least, most = self._sessions[STEP].rows
+        found = []
+        for start in range(0, len(latents), most):
+            part = latents[start : start + most]
+            loop = self._loop(max(least, len(part)))
+            filled = _fill(part, loop.rows)
+            result = loop.run(plan, filled, times, moving, report)
+            self._obstacle = self._obstacle or loop.obstacle
+            if not np.isfinite(result).all():
+                self._name_the_call(loop, plan, filled, times, moving)
+            found.append(result[: len(part)])
+        return np.concatenate(found)
+
+    def close(self) -> None:
+        """Give everything on the device back."""
+        for component in list(self._sessions):
+            self.release(component)
+        self._device.close()
+
+    def describe(self) -> dict[str, Any]:
+        """What runs: flavour, version, GPU, precision, reason, and whether steps are replayed as CUDA graphs."""
+        graphs = "yes" if self._cuda_graph else "no: asked for"
+        return {
+            "backend": self.name,
+            "provider": f"{self._flavour.name} {self._flavour.version}",
+            "device": self._gpu.name,
+            "precision": self.precision,
+            "reason": self.reason,
+            "driver": self._device.kind,
+            "cuda_graph": f"no: {self._obstacle}" if self._obstacle else graphs,
+            "threads": "default",
+        }
+
+    def _call(self, component: str, session: EngineSession, inputs: Arrays) -> dict[str, Floats]:
+        count = len(next(iter(inputs.values())))
+        rows = max(count, session.rows[0])
+        device = self._device
+        with ExitStack() as stack:
+            addresses, shapes = {}, {}
+            for name, array in inputs.items():
+                filled = _fill(np.ascontiguousarray(array, np.float32), rows)
+                buffer = stack.enter_context(device.allocate(filled.nbytes))
+                device.upload(buffer.address, filled)
+                addresses[name], shapes[name] = buffer.address, filled.shape
+            found = {}
+            for spec in self._bundle.component(component).outputs:
+                found[spec.name] = np.empty((rows, *(int(size) for size in spec.shape[1:])), np.float32)
+                addresses[spec.name] = stack.enter_context(device.allocate(found[spec.name].nbytes)).address
+            session.enqueue(addresses, shapes)
+            for name, array in found.items():
+                device.download(array, addresses[name])
+            device.synchronize()
+        return {name: array[:count] for name, array in found.items()}
+
+    def _loop(self, rows: int) -> EngineLoop:
+        """A loop for at least ``rows`` rows: the smallest that there is, so that a remainder brings no new shape."""
+        generation = self._scratch.generation
+        for key in [key for key in self._loops if key[1] != generation]:
+            # Its graphs have the old address of the scratch memory.
+            self._loops.pop(key).close()
+        there = sorted(size for size, _ in self._loops if size >= rows)
+        if there:
+            return self._loops[there[0], generation]
+        if len(self._loops) == _MAX_LOOPS:
+            self._loops.pop(next(iter(self._loops))).close()
+        loop = EngineLoop(
+            self._device,
+            self._sessions[STEP],
+            self._sessions[UPDATE],
+            rows,
+            # TensorRT for RTX captures by itself, which is the way it supports.
+            capture=self._cuda_graph and not self._flavour.is_rtx and self._obstacle is None,
+        )
+        self._loops[rows, generation] = loop
+        return loop
+
+    def _drop_loops(self) -> None:
+        for loop in self._loops.values():
+            loop.close()
+        self._loops.clear()
+
+    def _name_the_call(
+        self, loop: EngineLoop, plan: Plan, latents: Floats, times: Floats, moving: NDArray[np.bool_]
+    ) -> None:
+        """Run again, looking at each call, and raise :class:`NonFiniteError`."""
+        bad: list[int] = []
+
+        def look(k: int, latents: Floats) -> None:
+            if not bad and not np.isfinite(latents).all():
+                bad.append(k)
+
+        loop.run(plan, latents, times, moving, lambda done: None, look)
+        where = f"at step {bad[0] + 1} of {len(plan)}" if bad else "at a step that a second run does not show"
+        raise NonFiniteError(
+            f"{STEP} ({self.precision}) gave NaN or infinity {where}; nothing was written; try --precision fp32, and "
+            "'copgen-edge verify' on the bundle"
+        )
+
+
+def _fill(array: Floats, rows: int) -> Floats:
+    """``array`` with its last row repeated until it has ``rows``."""
+    return array if len(array) == rows else np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

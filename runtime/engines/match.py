@@ -1,0 +1,69 @@
+"""Which engine of a bundle's cache may be opened on this machine, decided by its record before the file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..backends.cuda_probe import Gpu
+from ..bundle import Bundle
+from ..errors import BackendError
+from .cache import FOLDER, engine_path, intact, record_path
+from .flavours import Flavour
+from .record import EngineRecord, onnx_hashes
+
+PORTABLE = "portable"
+
+
+def usable_engine(
+    bundle: Bundle, component: str, precision: str, flavour: Flavour, gpu: Gpu
+) -> tuple[Path, EngineRecord]:
+    """The engine of ``component`` in ``precision`` that ``flavour`` can run on ``gpu``, and its record.
+
+    Raises :class:`BackendError` that tells for each engine there is what was found and expected, and how to build one.
+    """
+    build = f"run 'copgen-edge build {bundle.root} --precision {precision} --flavour {flavour.name}' on this machine"
+    told = []
+    for path in sorted(bundle.root.glob(f"{FOLDER}/*/{engine_path(Path(), component, precision).name}")):
+        try:
+            record = EngineRecord.read(record_path(path))
+        except BackendError as error:
+            told.append(str(error))
+            continue
+        wrong = differences_to_machine(record, flavour, gpu)
+        if record.onnx != onnx_hashes(bundle, component, precision):
+            wrong.append("it was built from other ONNX files than the bundle has now")
+        if not wrong and not intact(path, record):
+            wrong.append("its file is not the one that was built (size or SHA-256 differs)")
+        if not wrong:
+            return path, record
+        told.append(f"{path.relative_to(bundle.root)}: {', '.join(wrong)}")
+    found = "; ".join(told) or "the cache has none"
+    raise BackendError(f"no engine of {component} in {precision} can run here ({found}); {build}")
+
+
+def differences_to_machine(record: EngineRecord, flavour: Flavour, gpu: Gpu) -> list[str]:
+    """Why ``flavour`` on ``gpu`` cannot run the engine of ``record``, in words; empty where it can."""
+    wrong = []
+    if record.flavour != flavour.name:
+        wrong.append(f"found flavour {record.flavour}, expected {flavour.name}")
+    elif not _runs_version(record, flavour.version):
+        wrong.append(f"found an engine of version {record.version}, expected {flavour.version}")
+    capability = ".".join(str(number) for number in gpu.capability)
+    if record.gpu == PORTABLE:
+        if record.capability != "any" and capability not in record.capability.split("+"):
+            wrong.append(f"found compute capabilities {record.capability}, expected {capability}")
+        return wrong
+    compatible = record.options.hardware_compatibility
+    newer = compatible == "ampere-plus" and gpu.capability >= (8, 0)
+    alike = compatible == "same-compute-capability" and record.capability == capability
+    if not newer and not alike and (record.gpu, record.capability) != (gpu.name, capability):
+        wrong.append(f"found an engine of {record.gpu} ({record.capability}), expected {gpu.name} ({capability})")
+    return wrong
+
+
+def _runs_version(record: EngineRecord, version: str) -> bool:
+    """A version-compatible engine runs on later versions of its own major version, and one of 10.x on 11.x."""
+    if record.version == version:
+        return True
+    built, here = (tuple(int(part) for part in text.split(".")[:2]) for text in (record.version, version))
+    return record.options.version_compatible and built <= here and here[0] - built[0] <= 1
