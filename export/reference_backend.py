@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..copgen_ref.checkpoint import CheckpointFiles
+from ..runtime.backends.host_loop import denoise_on_host
 from ..runtime.components import contract
+from ..runtime.solver import Plan
 from .components import build_module
 
 
@@ -42,6 +44,17 @@ class ReferenceBackend:
         with torch.inference_mode(), context:
             found = self._modules[component](*tensors)
         return {edges.outputs[0].name: found.float().numpy()}
+
+    def denoise(
+        self,
+        plan: Plan,
+        latents: NDArray[np.float32],
+        times: NDArray[np.float32],
+        moving: NDArray[np.bool_],
+        report: Callable[[int], None],
+    ) -> NDArray[np.float32]:
+        """The NumPy loop around :meth:`run`."""
+        return denoise_on_host(self, plan, latents, times, moving, report)
 
     def release(self, component: str) -> None:
         """Drop the component."""

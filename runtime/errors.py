@@ -39,3 +39,8 @@ class ParityError(CopgenError):
 
 class EngineError(CopgenError):
     """TensorRT could not build an engine."""
+
+
+def one_line(error: Exception) -> str:
+    """What a library's ``error`` says, on one line and cut to what a message can hold."""
+    return " ".join(str(error).split())[:300]

@@ -16,7 +16,7 @@ from .errors import NonFiniteError, RequestError
 from .modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get, resolve
 from .noise import latent_noise
 from .schedule import TRAIN_STEPS
-from .solver import Plan, make_plan, run_plan
+from .solver import Plan, make_plan
 
 Floats = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -53,15 +53,16 @@ class Pipeline:
         low_memory: bool = False,
         batch: int = DEFAULT_BATCH,
         threads: int = 0,
+        cuda_graph: bool = True,
     ) -> Pipeline:
         """Open the folder ``bundle`` on ``backend`` (:data:`~copgen_edge.runtime.backends.BACKENDS`).
 
-        Components load at first use; with ``low_memory`` each is released as soon as its part is done. Raises
-        :class:`BundleError` for a folder that is no whole bundle and :class:`BackendError` where the backend cannot
-        run.
+        Components load at first use; with ``low_memory`` each is released as soon as its part is done. The other
+        arguments are :func:`~copgen_edge.runtime.backends.create_backend`'s. Raises :class:`BundleError` for a folder
+        that is no whole bundle and :class:`BackendError` where the backend cannot run.
         """
         opened = Bundle.open(bundle)
-        runner = create_backend(opened, backend, precision=precision, threads=threads)
+        runner = create_backend(opened, backend, precision=precision, threads=threads, cuda_graph=cuda_graph)
         return cls(opened, runner, low_memory=low_memory, batch=batch)
 
     def encode(self, key: str, image: ArrayLike, noise: ArrayLike | None = None) -> Floats:
@@ -241,24 +242,10 @@ class Pipeline:
         moving = np.zeros(JOINT_SIZE, bool)
         for key in wanted:
             moving[JOINT_SLICES[key]] = True
-        times = np.zeros((len(state), len(KEYS)), np.float32)
+        times = np.zeros((len(plan), len(KEYS)), np.float32)
         times[:, [KEYS.index(key) for key in absent]] = TRAIN_STEPS
-        generated = [KEYS.index(key) for key in wanted]
-        state = state.copy()
-
-        def noise_at(k: int, x: Floats) -> Floats:
-            state[:, moving] = x
-            times[:, generated] = plan.times[k] * TRAIN_STEPS
-            noise = self.backend.run(STEP, {"latents": state, "timesteps": times})["noise"][:, moving]
-            if not np.isfinite(noise).all():
-                raise NonFiniteError(
-                    f"{STEP} ({self.backend.precision}) gave NaN or infinity at step {k + 1} of {len(plan)}; nothing "
-                    "was written; try --precision fp32, and 'copgen-edge verify' on the bundle"
-                )
-            return noise
-
-        state[:, moving] = run_plan(plan, state[:, moving], noise_at, report)
-        return state
+        times[:, [KEYS.index(key) for key in wanted]] = plan.times[:, None] * TRAIN_STEPS
+        return self.backend.denoise(plan, state, times, moving, report)
 
     def _run(self, component: str, source: str, target: str, array: Floats) -> Floats:
         parts = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import BackendError
+from ..solver import Plan
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -26,6 +27,21 @@ class Backend(Protocol):
     def run(self, component: str, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """Outputs of ``component`` by name for ``inputs`` by name, all with one batch dimension first."""
 
+    def denoise(
+        self,
+        plan: Plan,
+        latents: NDArray[np.float32],
+        times: NDArray[np.float32],
+        moving: NDArray[np.bool_],
+        report: Callable[[int], None],
+    ) -> NDArray[np.float32]:
+        """The latents (rows, 26118) float32 at the end of ``plan``, which starts from ``latents`` of the same shape.
+
+        ``times`` (K, 12) float32 in 0..1000 are each modality's timesteps at each of the plan's K calls, the same for
+        all rows; ``moving`` (26118,) says which latents change. ``report`` is called with the calls done. Raises
+        :class:`NonFiniteError` naming the call at which the network gave NaN or infinity for a latent that moves.
+        """
+
     def load(self, component: str) -> None:
         """Make the component ready; done by :meth:`run` where it was not."""
 
@@ -36,12 +52,15 @@ class Backend(Protocol):
         """Backend, provider and device that really run, precision, and versions: for the result's metadata."""
 
 
-def create_backend(bundle: Bundle, name: str, *, precision: str = "auto", threads: int = 0) -> Backend:
+def create_backend(
+    bundle: Bundle, name: str, *, precision: str = "auto", threads: int = 0, cuda_graph: bool = True
+) -> Backend:
     """The backend ``name`` of :data:`BACKENDS` on ``bundle``.
 
     ``auto`` takes CUDA where ONNX Runtime can run it and the CPU otherwise, and its ``reason`` says why; precision
     ``auto`` takes fp16 on a GPU and fp32 on a CPU, as far as the bundle has them. ``threads`` 0 leaves the number to
-    the engine.
+    the engine. ``cuda_graph`` lets the network run as a CUDA graph where the engine can; on a CPU it means nothing.
+
     Raises :class:`BackendError` for an unknown name, for ``onnxruntime-cuda`` where CUDA cannot run, and where no ONNX
     Runtime is installed; :class:`BundleError` where the bundle lacks the precision.
     """
@@ -52,11 +71,11 @@ def create_backend(bundle: Bundle, name: str, *, precision: str = "auto", thread
     if threads < 0:
         raise BackendError(f"found {threads} threads, expected 1 or more, or 0 for the engine's own choice")
     if name == "onnxruntime-cpu":
-        return OnnxRuntimeBackend(bundle, "cpu", precision, "asked for", threads)
+        return OnnxRuntimeBackend(bundle, "cpu", precision, "asked for", threads, cuda_graph)
     obstacle = cuda_obstacle()
     if obstacle is None:
         reason = "asked for" if name != "auto" else "auto: a CUDA device and ONNX Runtime's CUDA provider were found"
-        return OnnxRuntimeBackend(bundle, "cuda", precision, reason, threads)
+        return OnnxRuntimeBackend(bundle, "cuda", precision, reason, threads, cuda_graph)
     if name == "onnxruntime-cuda":
         raise BackendError(f"onnxruntime-cuda cannot run here: {obstacle}; use --backend onnxruntime-cpu or auto")
-    return OnnxRuntimeBackend(bundle, "cpu", precision, f"auto: no CUDA here, {obstacle}", threads)
+    return OnnxRuntimeBackend(bundle, "cpu", precision, f"auto: no CUDA here, {obstacle}", threads, cuda_graph)

@@ -26,7 +26,10 @@ threads_option = click.option(
 
 
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--backend`` and ``--precision``."""
+    """``--backend``, ``--precision`` and ``--no-cuda-graph``."""
+    command = click.option(
+        "--no-cuda-graph", is_flag=True, help="Launch the network's kernels one by one; nothing changes on a CPU."
+    )(command)
     command = click.option(
         "--precision",
         type=click.Choice(["auto", *PRECISIONS]),

@@ -3,7 +3,8 @@ distribution."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ def command(
     batch: int,
     backend: str,
     precision: str,
+    no_cuda_graph: bool,
     threads: int,
     as_json: bool,
     quiet: bool,
@@ -161,7 +163,8 @@ def command(
         raise RequestError("give --world (and --redraws of it) or --cells, not both: each is a truth")
     if baseline is None and baseline_steps is not None:
         raise RequestError("--baseline-steps are those of a baseline; give it with --baseline, or leave them out")
-    pipeline = Pipeline.load(bundle, backend=backend, precision=precision, batch=batch, threads=threads)
+    load = partial(Pipeline.load, backend=backend, batch=batch, threads=threads, cuda_graph=not no_cuda_graph)
+    pipeline = load(bundle, precision=precision)
     if cells is not None:
         options = ReadOptions(lulc_map=lulc_map, s2_offset=s2_offset, fill_nodata=fill_nodata)
         truth: Truth = read_cells(cells, options)
@@ -172,7 +175,7 @@ def command(
             tell(f"no redraws: {', '.join(given)} leave no weather open; the benchmark takes all patches together")
     against = None
     if baseline is not None:
-        against = _baseline(pipeline, baseline, baseline_precision, baseline_steps or steps, backend, batch, threads)
+        against = _baseline(pipeline, baseline, baseline_precision, baseline_steps or steps, load, batch)
     request = Request(
         out, given, (narrowing,) if narrowing else outputs, samples, steps, seed, narrowing=narrowing, keep_run=keep_run
     )
@@ -186,7 +189,7 @@ def command(
 
 
 def _baseline(
-    pipeline: Pipeline, path: Path, precision: str, steps: int | None, backend: str, batch: int, threads: int
+    pipeline: Pipeline, path: Path, precision: str, steps: int | None, load: Callable[..., Pipeline], batch: int
 ) -> Baseline:
     if not path.exists():
         raise RequestError(
@@ -195,7 +198,7 @@ def _baseline(
     if path.is_file() or (path / RUN_FILE).is_file():
         return Baseline(str(path), run=Run.load(path if path.is_file() else path / RUN_FILE))
     if (path / MANIFEST).is_file():
-        other = Pipeline.load(path, backend=backend, precision=precision, batch=batch, threads=threads)
+        other = load(path, precision=precision)
         return Baseline(f"{path} in {other.backend.precision}", other, steps)
     if (path / REPORT).is_file():
         raise RequestError(f"--baseline {path} is a report without {RUN_FILE}; make it again with --keep-run")

@@ -125,6 +125,7 @@ def command(
     fill_nodata: bool,
     backend: str,
     precision: str,
+    no_cuda_graph: bool,
     threads: int,
     batch: int,
     low_memory: bool,
@@ -149,7 +150,13 @@ def command(
     request = Request(conditions, outputs, out, samples, steps, seed, solver, options)
     tell = say(quiet)
     pipeline = Pipeline.load(
-        bundle, backend=backend, precision=precision, low_memory=low_memory, batch=batch, threads=threads
+        bundle,
+        backend=backend,
+        precision=precision,
+        low_memory=low_memory,
+        batch=batch,
+        threads=threads,
+        cuda_graph=not no_cuda_graph,
     )
     with progress_bar(quiet) as progress:
         result = generate_folder(pipeline, request, progress=progress, say=tell)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from copgen_edge.runtime import Pipeline, transforms
 from copgen_edge.runtime.backends import Arrays, Backend, create_backend
+from copgen_edge.runtime.backends.host_loop import denoise_on_host
 from copgen_edge.runtime.bundle import Bundle
 from copgen_edge.runtime.components import STEP
 from copgen_edge.runtime.errors import BundleError, NonFiniteError, RequestError
 from copgen_edge.runtime.modalities import FAMILIES, IMAGE_KEYS, JOINT_SLICES, KEYS, get
 from copgen_edge.runtime.noise import latent_noise
 from copgen_edge.runtime.parity import compare
-from copgen_edge.runtime.solver import SOLVERS, make_plan
+from copgen_edge.runtime.solver import SOLVERS, Plan, make_plan
 from numpy.typing import NDArray
 
 PLACE, DATE = "3d_cartesian_lat_lon", "mean_timestamps"
@@ -48,6 +49,16 @@ class Watched:
         if self._edit is None:
             return outputs
         return self._edit(component, sum(name == component for name, _ in self.calls), outputs)
+
+    def denoise(
+        self,
+        plan: Plan,
+        latents: Floats,
+        times: Floats,
+        moving: NDArray[np.bool_],
+        report: Callable[[int], None],
+    ) -> Floats:
+        return denoise_on_host(self, plan, latents, times, moving, report)
 
     def load(self, component: str) -> None:
         self.events.append(("load", component))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from copgen_edge.runtime.backends import Arrays, Backend, create_backend
+from copgen_edge.runtime.backends.host_loop import denoise_on_host
 from copgen_edge.runtime.bundle import Bundle, FileRecord, write_manifest
 from copgen_edge.runtime.components import COMPONENTS, STEP
 from copgen_edge.runtime.errors import BundleError
@@ -121,6 +123,9 @@ class Broken:
 
     def run(self, component: str, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         return {name: values * np.float32(np.nan) for name, values in self._backend.run(component, inputs).items()}
+
+    def denoise(self, *arguments: Any) -> NDArray[np.float32]:
+        return denoise_on_host(self, *arguments)
 
 
 def test_nan_fails(copy_part: CopyPart) -> None:

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
 from copgen_edge.copgen_ref.world_scene import WorldScene
+from copgen_edge.runtime import pipeline
+from copgen_edge.runtime.backends import create_backend
 from copgen_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from copgen_edge.runtime.components import STEP
 from copgen_edge.runtime.modalities import BY_KEY, FAMILIES
@@ -35,6 +38,23 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [(), ("--no-cuda-graph",)])
+def test_cuda_graphs_are_taken_unless_told_and_change_nothing_on_a_cpu(
+    generate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    asked: list[bool] = []
+
+    def note(*given: Any, cuda_graph: bool, **options: Any) -> Any:
+        asked.append(cuda_graph)
+        return create_backend(*given, cuda_graph=cuda_graph, **options)
+
+    monkeypatch.setattr(pipeline, "create_backend", note)
+    outcome = generate("-g", "date", "--backend", "onnxruntime-cpu", "--json", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert asked == [not arguments]
+    assert "cuda_graph" not in outcome.json["backend"]
 
 
 def test_a_folder_of_samples(generate: Run, scene: WorldScene, tmp_path: Path) -> None:

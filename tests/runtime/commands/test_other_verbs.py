@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from copgen_edge.runtime.backends import onnxruntime
+from copgen_edge.runtime.backends import create_backend, onnxruntime
 from copgen_edge.runtime.commands import bench
 from copgen_edge.runtime.components import COMPONENTS
 from copgen_edge.runtime.peaks import Peak
@@ -147,6 +148,26 @@ def test_bench_where_the_peak_is_known(run: Run, bundle: Path, monkeypatch: pyte
     assert row["peak_ratio"] == pytest.approx(row["tflops_per_second"] / 10)
     assert 0 < row["roofline_seconds"] < row["median_seconds"]
     assert "of peak" in outcome.err and "bound s" in outcome.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--no-cuda-graph",)])
+def test_bench_takes_cuda_graphs_unless_told(
+    run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    asked: list[bool] = []
+
+    def note(*given: Any, cuda_graph: bool, **options: Any) -> Any:
+        asked.append(cuda_graph)
+        return create_backend(*given, cuda_graph=cuda_graph, **options)
+
+    monkeypatch.setattr(bench, "create_backend", note)
+    outcome = run("bench", bundle, "--components", "decoder_DEM_DEM", "--repeat", 1, "--runs", 0, *arguments)
+    assert outcome.code == 0, outcome.err
+    assert asked == [not arguments]
+
+
+def test_verify_has_no_such_option(run: Run, bundle: Path) -> None:
+    assert run("verify", bundle, "--no-cuda-graph").code == 2
 
 
 def test_bench_of_a_bundle_that_tells_no_cost(run: Run, part: Path) -> None:
