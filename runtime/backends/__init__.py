@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from ..bundle import Bundle
 from ..errors import BackendError
 from ..solver import Plan
+from .cuda_probe import gpus
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
-BACKENDS = ("auto", "onnxruntime-cpu", "onnxruntime-cuda")
+BACKENDS = ("auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu")
 
 
 class Backend(Protocol):
@@ -57,12 +58,13 @@ def create_backend(
 ) -> Backend:
     """The backend ``name`` of :data:`BACKENDS` on ``bundle``.
 
-    ``auto`` takes CUDA where ONNX Runtime can run it and the CPU otherwise, and its ``reason`` says why; precision
+    ``auto`` takes TensorRT where the bundle's cache has engines for this GPU of all components, else CUDA where ONNX
+    Runtime can run it, else the CPU; its ``reason`` says why, and what was in the way of what it passed over. Precision
     ``auto`` takes fp16 on a GPU and fp32 on a CPU, as far as the bundle has them. ``threads`` 0 leaves the number to
     the engine. ``cuda_graph`` lets the network run as a CUDA graph where the engine can; on a CPU it means nothing.
 
-    Raises :class:`BackendError` for an unknown name, for ``onnxruntime-cuda`` where CUDA cannot run, and where no ONNX
-    Runtime is installed; :class:`BundleError` where the bundle lacks the precision.
+    Raises :class:`BackendError` for an unknown name, for ``tensorrt`` and ``onnxruntime-cuda`` where they cannot run,
+    and where no ONNX Runtime is installed; :class:`BundleError` where the bundle lacks the precision.
     """
     from .onnxruntime import OnnxRuntimeBackend, cuda_obstacle
 
@@ -72,10 +74,25 @@ def create_backend(
         raise BackendError(f"found {threads} threads, expected 1 or more, or 0 for the engine's own choice")
     if name == "onnxruntime-cpu":
         return OnnxRuntimeBackend(bundle, "cpu", precision, "asked for", threads, cuda_graph)
+    if name == "tensorrt":
+        from .tensorrt import TensorRtBackend
+
+        return TensorRtBackend(bundle, precision, "asked for", cuda_graph=cuda_graph)
+    passed_over = ""
+    if name == "auto" and gpus():
+        from .tensorrt import TensorRtBackend, tensorrt_obstacle
+
+        no_engines = tensorrt_obstacle(bundle, precision)
+        if no_engines is None:
+            reason = "auto: the bundle has TensorRT engines for this GPU"
+            return TensorRtBackend(bundle, precision, reason, cuda_graph=cuda_graph)
+        passed_over = f"; no TensorRT: {no_engines}"
     obstacle = cuda_obstacle()
     if obstacle is None:
         reason = "asked for" if name != "auto" else "auto: a CUDA device and ONNX Runtime's CUDA provider were found"
-        return OnnxRuntimeBackend(bundle, "cuda", precision, reason, threads, cuda_graph)
+        return OnnxRuntimeBackend(bundle, "cuda", precision, reason + passed_over, threads, cuda_graph)
     if name == "onnxruntime-cuda":
         raise BackendError(f"onnxruntime-cuda cannot run here: {obstacle}; use --backend onnxruntime-cpu or auto")
-    return OnnxRuntimeBackend(bundle, "cpu", precision, f"auto: no CUDA here, {obstacle}", threads, cuda_graph)
+    return OnnxRuntimeBackend(
+        bundle, "cpu", precision, f"auto: no CUDA here, {obstacle}{passed_over}", threads, cuda_graph
+    )

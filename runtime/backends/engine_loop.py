@@ -18,12 +18,11 @@ from ..device import Buffer, Device, Graph
 from ..errors import DeviceError, EngineError
 from ..modalities import JOINT_SIZE, KEYS
 from ..solver import Plan
-from .update import coefficient_rows
+from .update import COEFFICIENTS, STATE, coefficient_rows
 
 Floats = NDArray[np.float32]
 
 _FLOAT = np.dtype(np.float32).itemsize
-_STATE = ("latents", "anchor", "last", "before")
 _EVERY = 8
 """Calls that are put on the stream before the host waits for them, so that progress is what has been done."""
 
@@ -46,11 +45,11 @@ class EngineLoop:
         self._capture = capture
         self._graphs: dict[int, Graph] = {}
         with ExitStack() as stack:
-            self._state = [{name: self._floats(stack, rows * JOINT_SIZE) for name in _STATE} for _ in range(2)]
+            self._state = [{name: self._floats(stack, rows * JOINT_SIZE) for name in STATE} for _ in range(2)]
             self._noise = self._floats(stack, rows * JOINT_SIZE)
             self._moving = self._floats(stack, JOINT_SIZE)
             self._times = self._floats(stack, rows * len(KEYS))
-            self._coefficients = self._floats(stack, 8)
+            self._coefficients = self._floats(stack, COEFFICIENTS)
             self._stack = stack.pop_all()
 
     def run(
@@ -126,7 +125,7 @@ class EngineLoop:
             "moving": self._moving.address,
             "coefficients": self._coefficients.address,
         }
-        self._update.enqueue(addresses, dict.fromkeys((*_STATE, "noise"), joint))
+        self._update.enqueue(addresses, dict.fromkeys((*STATE, "noise"), joint))
 
     def _read(self, side: int) -> Floats:
         found = np.empty((self.rows, JOINT_SIZE), np.float32)

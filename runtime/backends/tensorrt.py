@@ -21,6 +21,7 @@ from ..solver import Plan
 from . import Arrays
 from .cuda_probe import Gpu, gpus
 from .engine_loop import EngineLoop
+from .host_loop import step_failed
 
 Floats = NDArray[np.float32]
 
@@ -29,13 +30,15 @@ _MAX_LOOPS = 4
 
 
 def tensorrt_obstacle(bundle: Bundle, precision: str) -> str | None:
-    """Why TensorRT cannot run ``bundle`` in ``precision`` here, or None where it can, as far as the records of the
-    engines tell: the network's, the solver's, and those of all components of the bundle."""
+    """Why TensorRT cannot run all components of ``bundle`` in ``precision`` (``auto``: fp16) here, or None where it
+    can, as far as the records of the engines and the engines' SHA-256 tell."""
+    wanted = "fp16" if precision == "auto" else precision
     try:
         flavour, gpu = find_flavour(), _gpu()
         for component in bundle.manifest.components:
-            usable_engine(bundle, component, precision, flavour, gpu)
+            usable_engine(bundle, component, wanted, flavour, gpu)
         usable_engine(bundle, UPDATE, UPDATE_PRECISION, flavour, gpu)
+        open_device().close()
     except BackendError as error:
         return str(error)
     return None
@@ -68,8 +71,7 @@ class TensorRtBackend:
         self._gpu = _gpu()
         self._flavour = flavour or find_flavour()
         self._bundle = bundle
-        self.precision = "fp16" if precision == "auto" else precision
-        usable_engine(bundle, STEP, self.precision, self._flavour, self._gpu)
+        self.precision = self._choose_precision(precision)
         self._cuda_graph = cuda_graph
         self._device = device or open_device()
         self._scratch = Scratch(self._device)
@@ -158,6 +160,19 @@ class TensorRtBackend:
             "threads": "default",
         }
 
+    def _choose_precision(self, wanted: str) -> str:
+        """``wanted``, or for ``auto`` the first of fp16 and fp32 in which there is an engine of the network."""
+        candidates = ("fp16", "fp32") if wanted == "auto" else (wanted,)
+        problems = []
+        for precision in candidates:
+            try:
+                usable_engine(self._bundle, STEP, precision, self._flavour, self._gpu)
+            except BackendError as error:
+                problems.append(str(error))
+            else:
+                return precision
+        raise BackendError("; ".join(problems))
+
     def _call(self, component: str, session: EngineSession, inputs: Arrays) -> dict[str, Floats]:
         count = len(next(iter(inputs.values())))
         rows = max(count, session.rows[0])
@@ -217,10 +232,11 @@ class TensorRtBackend:
                 bad.append(k)
 
         loop.run(plan, latents, times, moving, lambda done: None, look)
-        where = f"at step {bad[0] + 1} of {len(plan)}" if bad else "at a step that a second run does not show"
+        if bad:
+            raise step_failed(self.precision, bad[0], len(plan))
         raise NonFiniteError(
-            f"{STEP} ({self.precision}) gave NaN or infinity {where}; nothing was written; try --precision fp32, and "
-            "'copgen-edge verify' on the bundle"
+            f"{STEP} ({self.precision}) gave NaN or infinity once and not when the run was repeated with the same "
+            "input; nothing was written; check the GPU and its memory, and run again"
         )
 
 

@@ -10,6 +10,7 @@ import click
 
 from ..backends import BACKENDS, create_backend
 from ..bundle import Bundle
+from ..engines.match import built_precisions
 from ..errors import ParityError
 from ..modalities import get
 from ..verification import check_bundle, check_files
@@ -46,7 +47,9 @@ def command(bundle: str, checkpoint: Path | None, backend: str, quiet: bool, as_
         seed = secrets.randbits(32)
         tell(f"fresh inputs from seed {seed}")
     checks = []
-    precisions = opened.precisions()
+    # Engines are built in a precision of the bundle's, and seldom in all of them.
+    built = built_precisions(opened) if backend == "tensorrt" else ()
+    precisions = built or opened.precisions()
     with progress_bar(quiet) as progress:
         for number, precision in enumerate(precisions):
             runner = create_backend(opened, backend, precision=precision)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.cuda_probe import Gpu, gpus
-from ..backends.update import UPDATE_FILE
+from ..backends.update import UPDATE_MODEL
 from ..bundle import Bundle, sha256
 from ..components import STEP
 from ..errors import BackendError, EngineError, RequestError
@@ -126,7 +126,7 @@ def _why(path: Path, wanted: EngineRecord) -> str | None:
 
 
 def _build(bundle: Bundle, wanted: EngineRecord, path: Path, progress: Progress) -> EngineRecord:
-    onnx = UPDATE_FILE if wanted.component == UPDATE else bundle.onnx_path(wanted.component, wanted.precision)
+    onnx = UPDATE_MODEL if wanted.component == UPDATE else bundle.onnx_path(wanted.component, wanted.precision)
     partial = path.with_name(path.name + PARTIAL)
     request = {
         "flavour": wanted.flavour,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..backends.cuda_probe import Gpu
-from ..bundle import Bundle
+from ..bundle import PRECISIONS, Bundle
+from ..components import STEP
 from ..errors import BackendError
 from .cache import FOLDER, engine_path, intact, record_path
 from .flavours import Flavour
@@ -39,6 +40,11 @@ def usable_engine(
         told.append(f"{path.relative_to(bundle.root)}: {', '.join(wrong)}")
     found = "; ".join(told) or "the cache has none"
     raise BackendError(f"no engine of {component} in {precision} can run here ({found}); {build}")
+
+
+def built_precisions(bundle: Bundle) -> tuple[str, ...]:
+    """Precisions of which the cache has engines of the network, whether they can run here or not."""
+    return tuple(p for p in PRECISIONS if any(bundle.root.glob(f"{FOLDER}/*/{engine_path(Path(), STEP, p).name}")))
 
 
 def differences_to_machine(record: EngineRecord, flavour: Flavour, gpu: Gpu) -> list[str]:

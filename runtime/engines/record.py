@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..backends.update import UPDATE_FILE
+from ..backends.update import UPDATE_MODEL
 from ..bundle import Bundle, sha256
 from ..errors import BackendError, RequestError
 from .options import BuildOptions
@@ -77,7 +77,7 @@ def onnx_hashes(bundle: Bundle, component: str, precision: str) -> dict[str, str
     """SHA-256 by path of the files of a component, as the manifest has them; the solver's update is no part of the
     bundle, but of this program."""
     if component == UPDATE:
-        return {UPDATE_FILE.name: sha256(UPDATE_FILE)}
+        return {UPDATE_MODEL.name: sha256(UPDATE_MODEL)}
     return {record.path: record.sha256 for record in bundle.variant(component, precision).files}
 
 

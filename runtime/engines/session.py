@@ -124,7 +124,6 @@ def _check_memory(device: Device, record: EngineRecord) -> None:
     if record.bytes > free:
         raise BackendError(
             f"the engine of {record.component} has {record.bytes / 1e6:.0f} MB and {free / 1e6:.0f} MB of "
-            f"{total / 1e6:.0f} MB are free on {device.name}; --low-memory keeps one engine at a time, "
-            f"'copgen-edge build --batch 1,1,{max(1, record.options.batch[2] // 2)}' needs less scratch memory, and fp16 "
-            "half of fp32"
+            f"{total / 1e6:.0f} MB are free on {device.name}; --low-memory keeps one engine at a time, fp16 takes half "
+            "of fp32, and 'copgen-edge build --batch 1,1,1' the least scratch memory"
         )

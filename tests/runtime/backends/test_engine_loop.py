@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from copgen_edge.runtime.backends.engine_loop import EngineLoop
-from copgen_edge.runtime.backends.update import UPDATE_FILE
+from copgen_edge.runtime.backends.update import UPDATE_MODEL
 from copgen_edge.runtime.errors import EngineError
 from copgen_edge.runtime.modalities import JOINT_SIZE
 from copgen_edge.runtime.solver import SOLVERS, make_plan, run_plan
@@ -38,7 +38,7 @@ class Update:
 
     def __init__(self, device: FakeDevice) -> None:
         self._device = device
-        self._session = onnxruntime.InferenceSession(str(UPDATE_FILE), providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(str(UPDATE_MODEL), providers=["CPUExecutionProvider"])
 
     def enqueue(self, addresses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
         fixed = {"moving": (JOINT_SIZE,), "coefficients": (8,)}

@@ -1,0 +1,130 @@
+"""A TensorRT whose engines are ONNX files that ONNX Runtime runs on the memory of a :class:`FakeDevice`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnxruntime
+from copgen_edge.runtime.backends.cuda_probe import Gpu
+from copgen_edge.runtime.backends.update import UPDATE_MODEL
+from copgen_edge.runtime.bundle import Bundle, sha256
+from copgen_edge.runtime.engines.cache import FOLDER, engine_path, record_path
+from copgen_edge.runtime.engines.flavours import Flavour
+from copgen_edge.runtime.engines.options import BuildOptions
+from copgen_edge.runtime.engines.record import UPDATE, UPDATE_PRECISION, EngineRecord, onnx_hashes
+
+from .fake_device import FakeDevice
+
+THE_GPU = Gpu("NVIDIA Test", (8, 9), 1 << 33)
+_MARK = b"engine of "
+
+
+class Severity(Enum):
+    ERROR = 1
+    INTERNAL_ERROR = 2
+
+
+class _Logger:
+    Severity = Severity
+
+
+class _Context:
+    def __init__(self, device: FakeDevice, session: Any, needs: int) -> None:
+        self._device, self._session, self._needs = device, session, needs
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._scratch = (0, 0)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shapes[name] = shape
+        return name in {value.name for value in self._session.get_inputs()}
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return True
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size >= self._needs
+        self._scratch = (address, size)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert stream == self._device.stream
+        addresses, shapes, scratch = dict(self._addresses), dict(self._shapes), self._scratch
+
+        def work() -> None:
+            # An engine writes all over its scratch memory, which must still be there.
+            self._device.at(*scratch).fill(0xFF)
+            given = {}
+            for value in self._session.get_inputs():
+                shape = shapes.get(value.name) or tuple(value.shape)
+                given[value.name] = self._device.floats(addresses[value.name], shape)
+            names = [output.name for output in self._session.get_outputs()]
+            for name, found in zip(names, self._session.run(names, given), strict=True):
+                self._device.floats(addresses[name], found.shape)[:] = found
+
+        self._device.put(work)
+        return True
+
+
+class _Engine:
+    def __init__(self, device: FakeDevice, path: Path, needs: int) -> None:
+        self._device, self._needs = device, needs
+        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
+        return self._needs
+
+    def create_execution_context(self, strategy: str) -> _Context:
+        assert strategy == "user managed"
+        return _Context(self._device, self._session, self._needs)
+
+
+def fake_flavour(device: FakeDevice) -> Flavour:
+    """A ``tensorrt`` 10.13 whose engines need more scratch memory the longer their name is."""
+
+    class Runtime:
+        def __init__(self, logger: Any) -> None:
+            self._logger = logger
+
+        def deserialize_cuda_engine(self, serialized: bytes) -> _Engine | None:
+            if not serialized.startswith(_MARK):
+                self._logger.log(Severity.ERROR, "magic tag does not match")
+                return None
+            path = Path(serialized.removeprefix(_MARK).decode())
+            return _Engine(device, path, 1000 * len(path.name))
+
+    module = ModuleType("tensorrt")
+    strategies = type("Strategies", (), {"USER_MANAGED": "user managed"})
+    module.__dict__.update(ILogger=_Logger, Runtime=Runtime, ExecutionContextAllocationStrategy=strategies)
+    _Logger.__init__ = lambda self: None  # type: ignore[method-assign]
+    return Flavour("tensorrt", "10.13.0", module)
+
+
+def write_engines(bundle: Bundle, *, batch: tuple[int, int, int] = (1, 2, 4), **changes: Any) -> list[Path]:
+    """Put into the cache what a build would have; ``changes`` go to every record."""
+    written = []
+    for component in (*bundle.manifest.components, UPDATE):
+        precision = UPDATE_PRECISION if component == UPDATE else "fp32"
+        onnx = UPDATE_MODEL if component == UPDATE else bundle.onnx_path(component, precision)
+        path = engine_path(bundle.root / FOLDER / "tensorrt-10.13.0-sm89", component, precision)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_MARK + str(onnx.resolve()).encode())
+        record = EngineRecord(
+            component=component,
+            precision=precision,
+            onnx=onnx_hashes(bundle, component, precision),
+            flavour="tensorrt",
+            version="10.13.0",
+            gpu=THE_GPU.name,
+            capability="8.9",
+            options=BuildOptions(batch=batch),
+            bytes=path.stat().st_size,
+            sha256=sha256(path),
+        )
+        record_path(path).write_text(replace(record, **changes).to_json(), encoding="utf-8")
+        written.append(path)
+    return written

@@ -1,0 +1,236 @@
+"""The TensorRT backend on a device of host memory: the same results as ONNX Runtime, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from copgen_edge.runtime import Pipeline
+from copgen_edge.runtime.backends import create_backend, tensorrt
+from copgen_edge.runtime.backends.tensorrt import TensorRtBackend
+from copgen_edge.runtime.bundle import Bundle, FileRecord, write_manifest
+from copgen_edge.runtime.engines.match import built_precisions
+from copgen_edge.runtime.engines.options import BuildOptions
+from copgen_edge.runtime.errors import BackendError, EngineError, NonFiniteError
+
+from .fake_device import FakeDevice
+from .fake_tensorrt import THE_GPU, fake_flavour, write_engines
+
+NAMES = ("encoder_DEM_DEM", "dit_step", "decoder_S2L2A_B01_B09")
+GIVEN, WANTED = "DEM_DEM", "S2L2A_B01_B09"
+
+
+@pytest.fixture
+def opened(copy_part: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setattr(tensorrt, "gpus", lambda: (THE_GPU,))
+    return Bundle.open(copy_part(*NAMES))
+
+
+def backend_on(bundle: Bundle, device: FakeDevice, *, cuda_graph: bool = True) -> TensorRtBackend:
+    return TensorRtBackend(
+        bundle, "fp32", "asked for", cuda_graph=cuda_graph, flavour=fake_flavour(device), device=device
+    )
+
+
+def heights(rows: int) -> np.ndarray:
+    return np.random.default_rng(rows).uniform(0, 800, (rows, 1, 64, 64)).astype(np.float32)
+
+
+def test_runs_equal_those_of_onnx_runtime_seed_for_seed(opened: Bundle) -> None:
+    write_engines(opened)
+    device = FakeDevice()
+    engine = Pipeline(opened, backend_on(opened, device), batch=4)
+    plain = Pipeline(opened, create_backend(opened, "onnxruntime-cpu"), batch=4)
+    # Two inputs, two seeds, and a remainder, through what was captured for the first.
+    for rows, samples, seed in ((1, 4, 3), (1, 4, 5), (2, 3, 5)):
+        found = engine.generate({GIVEN: heights(rows)}, [WANTED], samples=samples, steps=5, seed=seed)
+        expected = plain.generate({GIVEN: heights(rows)}, [WANTED], samples=samples, steps=5, seed=seed)
+        np.testing.assert_allclose(found[WANTED], expected[WANTED], rtol=1e-3, atol=0.5)
+    assert device.log.count("capture") == 2
+    assert engine.backend.describe()["cuda_graph"] == "yes"
+    assert engine.backend.describe()["device"] == THE_GPU.name
+
+
+def test_uncaptured_runs_give_the_same_numbers(opened: Bundle) -> None:
+    write_engines(opened)
+    latents = []
+    for cuda_graph, captures in ((True, True), (False, True), (True, False)):
+        device = FakeDevice(captures=captures)
+        backend = backend_on(opened, device, cuda_graph=cuda_graph)
+        latents.append(Pipeline(opened, backend).denoise({}, [WANTED], steps=5, seed=1)[WANTED])
+        assert ("launch" in device.log) == (cuda_graph and captures)
+        note = str(backend.describe()["cuda_graph"])
+        assert note == "yes" if cuda_graph and captures else note.startswith("no: ")
+    assert (latents[0] == latents[1]).all() and (latents[0] == latents[2]).all()
+
+
+def test_more_rows_than_the_profile_are_split_and_fewer_filled_up(opened: Bundle) -> None:
+    write_engines(opened, batch=(2, 2, 3))
+    device = FakeDevice()
+    backend = backend_on(opened, device)
+    plain = create_backend(opened, "onnxruntime-cpu")
+    for rows in (1, 3, 7):
+        inputs = {"image": heights(rows) / 800}
+        found, expected = (b.run("encoder_DEM_DEM", inputs)["moments"] for b in (backend, plain))
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_engines_share_one_scratch_memory_and_give_all_back(opened: Bundle) -> None:
+    write_engines(opened)
+    device = FakeDevice()
+    backend = backend_on(opened, device)
+    backend.load("dit_step")
+    backend.load("encoder_DEM_DEM")
+    assert len(device.blocks) == 1
+    backend.run("encoder_DEM_DEM", {"image": heights(2) / 800})
+    assert len(device.blocks) == 1
+    for name in ("encoder_DEM_DEM", "dit_step"):
+        backend.release(name)
+    assert not device.blocks
+
+
+def test_low_memory_holds_one_engine_at_a_time(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_engines(opened)
+    device = FakeDevice()
+    backend = backend_on(opened, device)
+    held: list[set[str]] = []
+    load = backend.load
+    monkeypatch.setattr(backend, "load", lambda name: (load(name), held.append(set(backend._sessions)))[0])
+    pipeline = Pipeline(opened, backend, low_memory=True)
+    pipeline.generate({GIVEN: heights(1)}, [WANTED], steps=3)
+    assert {frozenset(names) for names in held} == {
+        frozenset({"encoder_DEM_DEM"}),
+        frozenset({"dit_step", "solver_update"}),
+        frozenset({"decoder_S2L2A_B01_B09"}),
+    }
+    assert not device.blocks
+
+
+def test_a_larger_engine_moves_the_scratch_memory_and_old_graphs_go(opened: Bundle) -> None:
+    write_engines(opened)
+    device = FakeDevice()
+    backend = backend_on(opened, device)
+    pipeline = Pipeline(opened, backend)
+    first = pipeline.denoise({}, [WANTED], steps=4, seed=1)[WANTED]
+    before = backend._scratch.generation
+    backend.load("decoder_S2L2A_B01_B09")
+    assert backend._scratch.generation > before
+    again = pipeline.denoise({}, [WANTED], steps=4, seed=1)[WANTED]
+    assert (first == again).all()
+    assert device.log.count("capture") == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"version": "10.3.0"}, "found an engine of version 10.3.0, expected 10.13.0"),
+        ({"flavour": "tensorrt-rtx"}, "found flavour tensorrt-rtx, expected tensorrt"),
+        ({"gpu": "NVIDIA Other"}, "found an engine of NVIDIA Other (8.9), expected NVIDIA Test (8.9)"),
+        ({"capability": "8.7"}, "found an engine of NVIDIA Test (8.7), expected NVIDIA Test (8.9)"),
+        ({"onnx": {"onnx/x.onnx": "0"}}, "other ONNX files"),
+        ({"sha256": "0"}, "size or SHA-256 differs"),
+        ({"gpu": "portable", "capability": "8.6+12.0"}, "found compute capabilities 8.6+12.0, expected 8.9"),
+    ],
+)
+def test_a_foreign_engine_is_refused_with_the_command_that_builds_it(
+    opened: Bundle, changes: dict[str, object], told: str
+) -> None:
+    write_engines(opened, **changes)
+    with pytest.raises(BackendError, match="copgen-edge build") as caught:
+        backend_on(opened, FakeDevice())
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gpu": "portable", "capability": "any"},
+        {"gpu": "portable", "capability": "8.6+8.9"},
+        {"gpu": "NVIDIA Other", "options": BuildOptions(hardware_compatibility="ampere-plus")},
+        {"gpu": "NVIDIA Other", "options": BuildOptions(hardware_compatibility="same-compute-capability")},
+        {"version": "10.3.0", "options": BuildOptions(version_compatible=True)},
+    ],
+)
+def test_an_engine_made_to_travel_is_taken(opened: Bundle, changes: dict[str, object]) -> None:
+    write_engines(opened, **changes)
+    backend_on(opened, FakeDevice())
+
+
+def test_an_engine_that_does_not_deserialise_is_an_error(opened: Bundle) -> None:
+    garbage = b"garbage"
+    import hashlib
+
+    paths = write_engines(opened, bytes=len(garbage), sha256=hashlib.sha256(garbage).hexdigest())
+    for path in paths:
+        path.write_bytes(garbage)
+    backend = backend_on(opened, FakeDevice())
+    with pytest.raises(EngineError, match="dit_step cannot be used: it does not deserialise: magic tag does not match"):
+        backend.load("dit_step")
+
+
+def test_too_little_memory_says_what_is_free(opened: Bundle) -> None:
+    write_engines(opened)
+    backend = backend_on(opened, FakeDevice(total=10))
+    with pytest.raises(BackendError, match="0 MB are free on NVIDIA Test; --low-memory"):
+        backend.load("dit_step")
+
+
+def test_a_cache_without_engines_names_the_command(opened: Bundle) -> None:
+    assert built_precisions(opened) == ()
+    with pytest.raises(BackendError, match=r"the cache has none.*copgen-edge build .* --precision fp32"):
+        backend_on(opened, FakeDevice())
+    write_engines(opened)
+    assert built_precisions(opened) == ("fp32",)
+
+
+def test_a_network_that_gives_nan_is_named_by_its_step(opened: Bundle) -> None:
+    component = opened.component("dit_step")
+    variant = component.precisions["fp32"]
+    path = opened.root / variant.files[0].path
+    model = onnx.load(path)
+    # The noise times 0 / (t - 500) of the last modality: NaN at the call whose time is 500, and nothing before.
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        for i, name in enumerate(node.output):
+            if name == output:
+                node.output[i] = "plain_noise"
+    constants = {"five_hundred": [500.0], "nothing": [0.0]}
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+    for name, value in {"last": [11], "end": [12], "axis": [1]}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), name))
+    make = onnx.helper.make_node
+    model.graph.node.extend(
+        [
+            make("Slice", ["timesteps", "last", "end", "axis"], ["last_time"]),
+            make("Sub", ["last_time", "five_hundred"], ["away"]),
+            make("Div", ["nothing", "away"], ["factor"]),
+            make("Add", ["plain_noise", "factor"], [output]),
+        ]
+    )
+    onnx.save(model, path)
+    changed = replace(component, precisions={"fp32": replace(variant, files=(FileRecord.of(opened.root, path),))})
+    components = {**opened.manifest.components, "dit_step": changed}
+    write_manifest(opened.root, replace(opened.manifest, components=components))
+    bundle = Bundle.open(opened.root)
+    write_engines(bundle)
+    backend = backend_on(bundle, FakeDevice())
+    plan = Pipeline(bundle, backend).plan("ddim", 4)
+    times = np.repeat(np.array([[900], [700], [500], [300]], np.float32), 12, axis=1)
+    start = np.zeros((1, 26118), np.float32)
+    with pytest.raises(NonFiniteError, match="at step 3 of 4"):
+        backend.denoise(plan, start, times, np.ones(26118, bool), lambda done: None)
+
+
+def test_auto_says_why_it_passed_over_tensorrt(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import copgen_edge.runtime.backends as backends
+
+    monkeypatch.setattr(backends, "gpus", lambda: (THE_GPU,))
+    backend = create_backend(opened, "auto")
+    assert backend.name == "onnxruntime-cpu"
+    assert "no TensorRT: " in backend.reason
