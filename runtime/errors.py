@@ -39,3 +39,11 @@ class ParityError(CopgenError):
 
 class EngineError(CopgenError):
     """TensorRT could not build an engine."""
+
+
+class DeviceError(CopgenError):
+    """A CUDA call failed."""
+
+
+class CaptureError(DeviceError):
+    """Work on a GPU could not be captured as a graph."""
