@@ -41,6 +41,14 @@ class EngineError(CopgenError):
     """TensorRT could not build an engine."""
 
 
+class DeviceError(CopgenError):
+    """A CUDA call failed."""
+
+
+class CaptureError(DeviceError):
+    """Work on a GPU could not be captured as a graph."""
+
+
 def one_line(error: Exception) -> str:
     """What a library's ``error`` says, on one line and cut to what a message can hold."""
     return " ".join(str(error).split())[:300]
