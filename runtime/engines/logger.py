@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_FUSED = re.compile(r"\b\w*_gemm_mha\w*")
+# A layer of the engine; the same words also stand in the names of tactics.
+_FUSED = re.compile(r"(?:\bName: |Layer\(\w+\): )(\w*_gemm_mha\w*)")
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger for the library ``trt``: ``fused`` holds the names of fused attentions that a verbose build tells of,
-    ``last_error()`` the last error as ``": text"``, or nothing."""
+    """A logger for the library ``trt``.
+
+    ``fused`` holds the names of fused attentions, of which a build of detailed profiling verbosity tells;
+    ``last_error()`` is the last error as ``": text"``, or nothing.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         """Keeps the names of fused attentions and the last error."""

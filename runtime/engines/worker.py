@@ -101,6 +101,8 @@ def _configure(trt: Any, flavour: Flavour, config: Any, options: BuildOptions) -
         config.num_compute_capabilities = len(options.compute_capabilities)
         for i, capability in enumerate(options.compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), i)
+    # Only then does the builder tell of the layers of the engine, by which fused attentions are counted.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # Ten bits of an operand are no float32, of which fp32 files and the islands in fp16 files are made.
     config.clear_flag(trt.BuilderFlag.TF32)
     if flavour.is_rtx:

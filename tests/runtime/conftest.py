@@ -1,14 +1,18 @@
-"""Parts of the exported bundle that a test may damage."""
+"""Parts of the exported bundle that a test may damage, and a way to run the command line as a user does."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from copgen_edge.runtime.bundle import Bundle, write_manifest
+from copgen_edge.runtime.commands import main
 
 CopyPart = Callable[..., Path]
 
@@ -33,3 +37,32 @@ def copy_part(bundle: Path, tmp_path: Path) -> CopyPart:
         return target
 
     return copy
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Runs ``copgen-edge`` with the arguments given; anything but an orderly exit is raised."""
+
+    def call(*arguments: object) -> Outcome:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return call

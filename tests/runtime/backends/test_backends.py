@@ -60,7 +60,7 @@ def fake_onnxruntime(providers: list[str], runs_on: str = "", fails: str = "") -
 
 @pytest.mark.parametrize("name", ["tensorflow", "", "cpu", "onnxruntime"])
 def test_an_unknown_backend_is_refused_with_those_there_are(opened: Bundle, name: str) -> None:
-    with pytest.raises(BackendError, match="there are auto, onnxruntime-cpu, onnxruntime-cuda") as caught:
+    with pytest.raises(BackendError, match="there are auto, tensorrt, onnxruntime-cuda, onnxruntime-cpu") as caught:
         create_backend(opened, name)
     assert repr(name) in str(caught.value)
     assert issubclass(BackendError, RequestError)
@@ -125,7 +125,7 @@ def test_cuda_is_taken_where_a_session_really_runs_on_it(opened: Bundle, monkeyp
     assert create_backend(opened, "onnxruntime-cuda").reason == "asked for"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "tensorrt"])
 @pytest.mark.parametrize("left", ["nothing", "an empty folder"])
 @pytest.mark.usefixtures("ask_again")
 def test_an_engine_that_is_not_installed_is_named_with_its_extras(

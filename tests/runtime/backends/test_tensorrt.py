@@ -50,7 +50,8 @@ def test_runs_equal_those_of_onnx_runtime_seed_for_seed(opened: Bundle) -> None:
         found = engine.generate({GIVEN: heights(rows)}, [WANTED], samples=samples, steps=5, seed=seed)
         expected = plain.generate({GIVEN: heights(rows)}, [WANTED], samples=samples, steps=5, seed=seed)
         np.testing.assert_allclose(found[WANTED], expected[WANTED], rtol=1e-3, atol=0.5)
-    assert device.log.count("capture") == 2
+    # The decoder, loaded after the first loop, moved the scratch memory: both sides were captured once more.
+    assert device.log.count("capture") == 4
     assert engine.backend.describe()["cuda_graph"] == "yes"
     assert engine.backend.describe()["device"] == THE_GPU.name
 

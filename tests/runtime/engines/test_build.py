@@ -18,9 +18,10 @@ from copgen_edge.runtime.engines import build as building
 from copgen_edge.runtime.engines.build import build_engines
 from copgen_edge.runtime.engines.cache import entries
 from copgen_edge.runtime.engines.flavours import Flavour
+from copgen_edge.runtime.engines.record import UPDATE
 from copgen_edge.runtime.errors import BackendError, BundleError, EngineError, RequestError
 
-from ..commands.conftest import Outcome
+from ..conftest import Outcome
 from .conftest import NAMES, OPTIONS
 
 pytestmark = pytest.mark.tensorrt
@@ -40,14 +41,14 @@ def test_every_attention_of_the_step_is_fused(engines: Bundle) -> None:
 
 def test_only_what_changed_is_built_again(engines: Bundle, rtx: Flavour) -> None:
     found = build_engines(engines, rtx, OPTIONS)
-    assert [one.reason for one in found] == [None, None, None]
+    assert [one.reason for one in found] == [None] * 4
     encoder = next(one for one in found if one.record.component == "encoder_DEM_DEM").path
     encoder.write_bytes(encoder.read_bytes()[:-7])
     again = build_engines(engines, rtx, OPTIONS)
     assert [one.record.component for one in again if one.reason] == ["encoder_DEM_DEM"]
     other = build_engines(engines, rtx, replace(OPTIONS, batch=(1, 1, 2)), components=("encoder_*",))
     assert [one.reason for one in other] == ["batch is (1, 2, 4), not (1, 1, 2)"]
-    assert [entry.problem for entry in entries(engines)] == [None] * 3
+    assert [entry.problem for entry in entries(engines)] == [None] * 4
 
 
 def test_progress_names_the_component_and_rises(half_bundle: Path, rtx: Flavour, tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_killed_build_leaves_the_cache_valid(half_bundle: Path, rtx: Flavour, 
     assert all(entry.path.name.endswith(".partial") for entry in entries(opened) if entry.problem)
     found = build_engines(opened, rtx, OPTIONS)
     assert next(one for one in found if one.record.component == "encoder_DEM_DEM").reason is None
-    assert len([entry for entry in entries(opened) if entry.problem is None]) == 3
+    assert len([entry for entry in entries(opened) if entry.problem is None]) == 4
 
 
 def _worker_of(pid: int) -> list[int]:
@@ -147,17 +148,18 @@ def test_build_and_cache_on_the_command_line(run, half_bundle: Path, rtx: Flavou
     assert {one["component"]: one["attention"] for one in built.json} == {
         "encoder_DEM_DEM": None,
         "dit_step": Bundle.open(root).manifest.model["depth"] + 1,
+        "solver_update": None,
     }
-    assert "tensorrt-rtx 1." in built.err and "2 built" in built.err and "warning" not in built.err
+    assert "tensorrt-rtx 1." in built.err and "3 built" in built.err and "warning" not in built.err
     assert "0 built" in run("build", root, "--batch", "1,2,4", "--components", "encoder_*,dit_step").err
     assert run("cache", "check", root).code == 0
     listed = run("cache", "list", root, "--json").json
-    assert [entry["problem"] for entry in listed] == [None, None]
+    assert [entry["problem"] for entry in listed] == [None] * 3
     (root / listed[0]["path"]).write_bytes(b"")
     checked = run("cache", "check", root)
-    assert checked.code == 2 and "1 of 2 cannot be used" in checked.err
+    assert checked.code == 2 and "1 of 3 cannot be used" in checked.err
     assert "removed 1 files" in run("cache", "prune", root).err
-    assert "removed 1 files" in run("cache", "prune", root, "--all").err
+    assert "removed 2 files" in run("cache", "prune", root, "--all").err
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_all_components_of_a_small_model_build_in_half_precision(
 
     exporter.export_bundle(wide_checkpoint, tmp_path / "bundle", precisions=("fp16",))
     built = build_engines(Bundle.open(tmp_path / "bundle"), rtx, OPTIONS)
-    assert [one.record.component for one in built] == list(COMPONENTS)
+    assert [one.record.component for one in built] == [*COMPONENTS, UPDATE]
     assert all(one.record.bytes > 100_000 for one in built)
     step = next(one.record for one in built if one.record.component == "dit_step")
     assert step.attention == step.blocks

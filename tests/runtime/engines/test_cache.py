@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from copgen_edge.runtime.bundle import Bundle
 from copgen_edge.runtime.engines.cache import entries, prune, record_path
-from copgen_edge.runtime.engines.record import EngineRecord, differences
+from copgen_edge.runtime.engines.record import UPDATE, EngineRecord, differences
 from copgen_edge.runtime.errors import BackendError, RequestError
 
 from .conftest import NAMES
@@ -18,8 +18,8 @@ from .conftest import NAMES
 
 def test_built_engines_are_listed_with_their_records(engines: Bundle) -> None:
     found = entries(engines)
-    assert sorted(entry.record.component for entry in found if entry.record) == sorted(NAMES)
-    assert [entry.problem for entry in found] == [None, None, None]
+    assert sorted(entry.record.component for entry in found if entry.record) == sorted((*NAMES, UPDATE))
+    assert [entry.problem for entry in found] == [None] * 4
     assert all(entry.bytes == entry.path.stat().st_size > 100_000 for entry in found)
 
 
@@ -73,7 +73,7 @@ def test_a_damaged_engine_is_told_of_and_pruned_alone(
     assert [entry.path for entry in bad] == [damaged] and told in str(bad[0].problem)
     assert [entry.path for entry in prune(engines)] == [damaged]
     assert not damaged.exists() and not record_path(damaged).exists()
-    assert [entry.problem for entry in entries(engines)] == [None, None]
+    assert [entry.problem for entry in entries(engines)] == [None] * 3
 
 
 def test_left_overs_are_told_of_and_pruned(engines: Bundle) -> None:
@@ -85,11 +85,11 @@ def test_left_overs_are_told_of_and_pruned(engines: Bundle) -> None:
         "dit_step.fp16.engine.partial": "left by a build that was stopped",
         "encoder_LULC_LULC.fp16.json": "a record without its engine",
     }
-    assert len(prune(engines)) == 2 and len(entries(engines)) == 3
+    assert len(prune(engines)) == 2 and len(entries(engines)) == 4
 
 
 def test_all_can_be_removed(engines: Bundle) -> None:
-    assert len(prune(engines, everything=True)) == 3
+    assert len(prune(engines, everything=True)) == 4
     assert not (engines.root / "engines").exists() and entries(engines) == []
     assert prune(engines) == []
 
