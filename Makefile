@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,evaluate,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,evaluate,tensorrt-rtx,dev]"
 	@touch $@
 
 clean:

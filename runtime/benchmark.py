@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .backends import Backend
+from .backends import Backend, TimesSteps
 from .components import STEP
 from .memory import peak_bytes, reset_peak
 from .modalities import KEYS, get
@@ -103,6 +103,14 @@ def measure_component(backends: Sequence[Backend], component: str, rows: Sequenc
     for backend in backends:
         backend.release(component)
     return timings
+
+
+def measure_steps(backend: Backend, rows: Sequence[int], repeat: int) -> list[dict[str, Any]]:
+    """Seconds of a step (network and update) of each batch size, put on the stream and replayed as a CUDA graph, on the
+    host's clock and by the GPU's events; empty for a backend that has neither stream nor graphs of ours."""
+    if not isinstance(backend, TimesSteps):
+        return []
+    return [{"batch": size, **backend.time_steps(size, repeat)} for size in rows]
 
 
 def measure_run(pipeline: Pipeline, steps: int, repeat: int, progress: Progress) -> dict[str, Any]:

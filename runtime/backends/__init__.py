@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,14 @@ class Backend(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Backend, provider and device that really run, precision, and versions: for the result's metadata."""
+
+
+@runtime_checkable
+class TimesSteps(Protocol):
+    """A backend whose loop is on a stream of its own, and can be timed there."""
+
+    def time_steps(self, rows: int, calls: int) -> dict[str, float]:
+        """Seconds of a step: ``enqueue``, ``enqueue_gpu``, and with graphs ``replay``, ``replay_gpu``."""
 
 
 def create_backend(

@@ -7,6 +7,7 @@ coefficients, lies in tables on the device, of which a row is copied to where th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Protocol
@@ -90,6 +91,25 @@ class EngineLoop:
                     report(k + 1)
             return self._read(len(plan) % 2)
 
+    def time_steps(self, calls: int) -> dict[str, float]:
+        """Seconds of a step (network and update), the mean over ``calls``, put on the stream and replayed: ``enqueue``
+        and ``replay`` are the host's, ``enqueue_gpu`` and ``replay_gpu`` the device's by its events. Without graphs
+        there is no replay. What lies in the buffers is lost."""
+        for state in self._state:
+            for buffer in state.values():
+                self._device.zero(buffer.address, buffer.size)
+        for buffer in (self._times, self._moving):
+            self._device.zero(buffer.address, buffer.size)
+        self._device.upload(self._coefficients.address, np.ones(COEFFICIENTS, np.float32))
+        for side in (0, 1):
+            self._enqueue(side)
+        found = self._time("enqueue", calls, self._enqueue)
+        for k in (2, 3):
+            self._advance(k)
+        if len(self._graphs) == 2:
+            found |= self._time("replay", calls, lambda side: self._graphs[side].launch())
+        return found
+
     def close(self) -> None:
         """Give buffers and graphs back."""
         for graph in self._graphs.values():
@@ -110,6 +130,20 @@ class EngineLoop:
             self._enqueue(side)
         else:
             graph.launch()
+
+    def _time(self, name: str, calls: int, call: Callable[[int], None]) -> dict[str, float]:
+        device = self._device
+        with device.event() as begin, device.event() as end:
+            device.synchronize()
+            started = time.perf_counter()
+            begin.record()
+            for k in range(calls):
+                call(k % 2)
+            end.record()
+            host = time.perf_counter() - started
+            device.synchronize()
+            gpu = begin.milliseconds_until(end) / 1000
+        return {name: host / calls, f"{name}_gpu": gpu / calls}
 
     def _enqueue(self, side: int) -> None:
         here, there = self._state[side], self._state[1 - side]

@@ -140,6 +140,14 @@ class TensorRtBackend:
             found.append(result[: len(part)])
         return np.concatenate(found)
 
+    def time_steps(self, rows: int, calls: int) -> dict[str, float]:
+        """Seconds of a step of ``rows`` rows, as :meth:`EngineLoop.time_steps` says; for ``copgen-edge bench``."""
+        self.load(STEP)
+        least, most = self._sessions[STEP].rows
+        if not least <= rows <= most:
+            raise BackendError(f"the engine was built for {least} to {most} rows, found {rows}; build with --batch")
+        return self._loop(rows).time_steps(calls)
+
     def close(self) -> None:
         """Give everything on the device back."""
         for component in list(self._sessions):

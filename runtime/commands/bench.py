@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..backends import create_backend
-from ..benchmark import Timing, measure_component, measure_run
+from ..benchmark import Timing, measure_component, measure_run, measure_steps
 from ..bundle import Bundle
 from ..components import COMPONENTS, STEP
 from ..errors import RequestError
@@ -93,6 +93,8 @@ def command(
             for number, name in enumerate(names):
                 progress(f"measure {name}", number, len(names))
                 timings += measure_component([runner, *references], name, batches, repeat)
+        has_step = STEP in names and STEP in opened.manifest.components
+        step_times = measure_steps(runner, batches, repeat) if has_step else []
         whole = None
         if runs and STEP in opened.manifest.components:
             with progress_bar(quiet) as progress:
@@ -108,6 +110,7 @@ def command(
         "weights": opened.manifest.model["weights"],
         "backend": runner.describe(),
         "components": rows,
+        "steps": step_times,
         "run": whole,
     }
     if not quiet:
@@ -176,6 +179,16 @@ def _print(result: dict[str, Any]) -> None:
         (["" if row[name] is None else text(row[name]) for _, name, text in columns] for row in rows),
         text_columns=2,
     )
+    if result["steps"]:
+        columns = ("enqueue", "enqueue_gpu", "replay", "replay_gpu")
+        print_table(
+            "A step (network and update): put on the stream call by call, and replayed as a CUDA graph",
+            ("batch", "enqueue ms", "GPU ms", "replay ms", "GPU ms"),
+            (
+                (str(row["batch"]), *(f"{1000 * row[name]:.3f}" if name in row else "" for name in columns))
+                for row in result["steps"]
+            ),
+        )
     if run := result["run"]:
         click.echo(
             f"whole run ({', '.join(run['conditions'])} to all else, {run['steps']} steps): median of "

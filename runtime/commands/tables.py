@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from ..drift import Drift
 from ..verification import Check
 from .common import err_console
 
@@ -45,4 +47,26 @@ def check_table(checks: Iterable[Check]) -> None:
             for check in checks
         ),
         text_columns=4,
+    )
+
+
+_BAR = 40
+
+
+def drift_table(drifts: Sequence[Drift]) -> None:
+    """The drift along a run, a row for each call, drawn as a bar."""
+    most = max(one.figures.relative_l2 for one in drifts)
+    print_table(
+        "Drift",
+        ("", "call", "t", "relative L2", "max abs"),
+        (
+            (
+                "#" * round(_BAR * one.figures.relative_l2 / most) if 0 < most < math.inf else "",
+                str(one.call),
+                f"{one.timestep:.0f}",
+                f"{one.figures.relative_l2:.2e}",
+                f"{one.figures.max_abs:.2e}",
+            )
+            for one in drifts
+        ),
     )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
 
-from ..backends import BACKENDS, create_backend
+from ..backends import BACKENDS, Backend, create_backend
 from ..bundle import Bundle
+from ..drift import Drift, measure_drift
 from ..engines.match import built_precisions
-from ..errors import ParityError
+from ..errors import ParityError, RequestError
 from ..modalities import get
+from ..parity import PROBE_SEED
+from ..solver import MAX_STEPS, make_plan
 from ..verification import check_bundle, check_files
 from .common import bundle_argument, emit, json_option, need, progress_bar, quiet_option, say
-from .tables import check_table
+from .tables import check_table, drift_table
 
 
 @click.command("verify")
@@ -26,9 +29,15 @@ from .tables import check_table
     help="Compare with the PyTorch reference itself on fresh inputs, not with the outputs the bundle carries.",
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option(
+    "--drift",
+    type=click.IntRange(1, MAX_STEPS),
+    metavar="STEPS",
+    help="Also run so many steps beside ONNX Runtime in fp32 on the CPU: how far apart are the latents after each?",
+)
 @quiet_option
 @json_option
-def command(bundle: str, checkpoint: Path | None, backend: str, quiet: bool, as_json: bool) -> None:
+def command(bundle: str, checkpoint: Path | None, backend: str, drift: int | None, quiet: bool, as_json: bool) -> None:
     """Check a bundle: hashes, manifest, then each component and a short run against the reference.
 
     Without --checkpoint the outputs that the reference gave at export, carried by the bundle, are compared, so no
@@ -47,9 +56,12 @@ def command(bundle: str, checkpoint: Path | None, backend: str, quiet: bool, as_
         seed = secrets.randbits(32)
         tell(f"fresh inputs from seed {seed}")
     checks = []
+    drifts: dict[str, list[Drift]] = {}
     # Engines are built in a precision of the bundle's, and seldom in all of them.
     built = built_precisions(opened) if backend == "tensorrt" else ()
     precisions = built or opened.precisions()
+    if drift is not None and "fp32" not in opened.precisions():
+        raise RequestError(f"{bundle} has no fp32 to drift from; export it with --precision fp32,fp16")
     with progress_bar(quiet) as progress:
         for number, precision in enumerate(precisions):
             runner = create_backend(opened, backend, precision=precision)
@@ -61,15 +73,32 @@ def command(bundle: str, checkpoint: Path | None, backend: str, quiet: bool, as_
                 checks.append(check)
                 seen.add(check.component)
                 progress(f"verify {check.component} {precision}", number * total + len(seen), total * len(precisions))
+            if drift is not None:
+                drifts[precision] = _measure_drift(opened, runner, drift, progress)
     if not quiet:
         check_table(checks)
+        for precision, measured in drifts.items():
+            tell(f"latents of {runner.name} in {precision} against those of onnxruntime-cpu in fp32, after each call:")
+            drift_table(measured)
     if as_json:
-        emit({"bundle": bundle, "seed": seed, "checks": [check.to_dict() for check in checks]})
+        plain = {precision: [one.to_dict() for one in measured] for precision, measured in drifts.items()}
+        emit({"bundle": bundle, "seed": seed, "checks": [check.to_dict() for check in checks], "drift": plain})
     if failed := [f"{check.component} {check.precision}" for check in checks if not check.passed]:
         # A component is checked at several batch sizes; naming it once is enough.
         names = ", ".join(dict.fromkeys(failed))
         raise ParityError(f"{len(failed)} of {len(checks)} checks are over their tolerance: {names}")
     tell(f"all {len(checks)} checks are within their tolerances")
+
+
+def _measure_drift(
+    bundle: Bundle, runner: Backend, steps: int, progress: Callable[[str, int, int], None]
+) -> list[Drift]:
+    reference = create_backend(bundle, "onnxruntime-cpu", precision="fp32")
+    plan = make_plan(bundle.manifest.solver, steps)
+    what = f"drift of {runner.precision}"
+    return measure_drift(
+        runner, reference, plan, seed=PROBE_SEED, report=lambda done: progress(what, done, 2 * len(plan))
+    )
 
 
 def _check_scale_factors(bundle: Bundle, of_checkpoint: Mapping[str, float]) -> None:

@@ -40,6 +40,27 @@ class FakeGraph:
         self.closed = True
 
 
+class FakeEvent:
+    """Ten milliseconds after the one before, by the device's clock."""
+
+    def __init__(self, device: FakeDevice) -> None:
+        self._device = device
+        self.at = -1
+
+    def record(self) -> None:
+        self._device.clock += 10
+        self.at = self._device.clock
+
+    def milliseconds_until(self, other: FakeEvent) -> float:
+        return float(other.at - self.at)
+
+    def __enter__(self) -> FakeEvent:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.at = -1
+
+
 class FakeDevice:
     """Memory is filled with NaN: what is read before it was written shows."""
 
@@ -49,6 +70,7 @@ class FakeDevice:
         self.blocks: dict[int, NDArray[np.uint8]] = {}
         self.log: list[str] = []
         self.total, self.captures = total, captures
+        self.clock = 0
         self._next = 4096
         self._captured: list[Work] | None = None
 
@@ -93,6 +115,9 @@ class FakeDevice:
 
     def zero(self, address: int, size: int) -> None:
         self.put(lambda: self.at(address, size).fill(0))
+
+    def event(self) -> FakeEvent:
+        return FakeEvent(self)
 
     def synchronize(self) -> None:
         assert self._captured is None, "waited while capturing"

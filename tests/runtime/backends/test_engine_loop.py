@@ -140,3 +140,18 @@ def test_a_look_is_shown_every_call() -> None:
     )
     assert len(shown) == 5 and (shown[-1] == last).all()
     assert len({array.tobytes() for array in shown}) == 5
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_steps_are_timed_by_host_and_events_and_the_loop_is_good_after_it(captures: bool) -> None:
+    device = FakeDevice(captures=captures)
+    loop = loop_on(device)
+    found = loop.time_steps(5)
+    assert found["enqueue_gpu"] == pytest.approx(0.002) and found["enqueue"] > 0
+    assert ("replay" in found) == captures
+    if captures:
+        assert found["replay_gpu"] == pytest.approx(0.002)
+        assert device.log.count("launch") == 5 + 2
+    start, times, moving = inputs(4, 5)
+    again = loop.run(make_plan("ddim", 5), start, times, moving, lambda done: None)
+    np.testing.assert_allclose(again, expected("ddim", 5, start, times, moving), rtol=2e-5, atol=2e-6)

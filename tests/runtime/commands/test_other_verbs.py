@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,14 @@ def test_a_demo_below_a_file_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     outcome = run("demo", "--quiet", "--out", tmp_path / "file" / "demo")
     assert outcome.code == 2 and "choose another folder" in outcome.err
+
+
+def test_verify_shows_the_drift_along_a_run(run: Run, copy_part: Callable[..., Path]) -> None:
+    root = copy_part("dit_step")
+    verified = run("verify", root, "--backend", "onnxruntime-cpu", "--drift", 3, "--json")
+    assert verified.code == 0, verified.err
+    (drifts,) = verified.json["drift"].values()
+    assert [one["call"] for one in drifts] == [1, 2, 3]
+    # The same engine on both sides.
+    assert all(one["relative_l2"] == 0 for one in drifts)
+    assert "latents of onnxruntime-cpu in fp32 against those of onnxruntime-cpu in fp32" in verified.err
