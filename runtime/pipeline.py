@@ -225,15 +225,16 @@ class Pipeline:
         return results
 
     def check_request(self, conditions: Sequence[str], outputs: Sequence[str]) -> None:
-        """Raise :class:`BundleError` where the bundle lacks a component that the run would need.
+        """Raise :class:`BundleError` or :class:`BackendError` where a component that the run would need is not there.
 
         A long run must not end at a decoder that was never there.
         """
-        self.bundle.component(STEP)
+        needed = [STEP]
         for prefix, keys in (("encoder", conditions), ("decoder", outputs)):
-            for key in keys:
-                if get(key).is_image:
-                    self.bundle.component(f"{prefix}_{key}")
+            needed += [f"{prefix}_{key}" for key in keys if get(key).is_image]
+        for component in needed:
+            self.bundle.component(component)
+            self.backend.check(component)
 
     def _loop(
         self, plan: Plan, state: Floats, wanted: Sequence[str], absent: Sequence[str], report: Callable[[int], None]

@@ -25,6 +25,10 @@ class Backend(Protocol):
     precision: str
     reason: str
 
+    def check(self, component: str) -> None:
+        """Raise :class:`BundleError` or :class:`BackendError` where the component is not there to run: a long run must
+        not end at a decoder that never was."""
+
     def run(self, component: str, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """Outputs of ``component`` by name for ``inputs`` by name, all with one batch dimension first."""
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as the driver names it; ``memory`` in bytes."""
+    """A GPU as the driver names it; ``memory`` in bytes, ``processors`` its multiprocessors."""
 
     name: str
     capability: tuple[int, int]
     memory: int
+    processors: int
 
 
 def gpus() -> tuple[Gpu, ...]:
@@ -28,19 +29,21 @@ def gpus() -> tuple[Gpu, ...]:
     for ordinal in range(count.value):
         device, memory = ctypes.c_int(), ctypes.c_size_t()
         name = ctypes.create_string_buffer(256)
-        major, minor = ctypes.c_int(), ctypes.c_int()
+        major, minor, processors = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         returned = (
             driver.cuDeviceGet(ctypes.byref(device), ordinal),
             driver.cuDeviceGetName(name, 256, device),
             driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
             driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device),
             driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device),
+            driver.cuDeviceGetAttribute(ctypes.byref(processors), _PROCESSORS, device),
         )
         if not any(returned):
-            found.append(Gpu(name.value.decode(), (major.value, minor.value), memory.value))
+            found.append(Gpu(name.value.decode(), (major.value, minor.value), memory.value, processors.value))
     return tuple(found)
 
 
 # CUdevice_attribute values of the CUDA driver API.
+_PROCESSORS = 16
 _CAPABILITY_MAJOR = 75
 _CAPABILITY_MINOR = 76

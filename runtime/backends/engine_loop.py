@@ -28,19 +28,28 @@ _EVERY = 8
 """Calls that are put on the stream before the host waits for them, so that progress is what has been done."""
 
 
-class Engine(Protocol):
-    """What the loop needs of an :class:`~copgen_edge.runtime.engines.session.EngineSession`."""
+class Call(Protocol):
+    """What the loop needs of an :class:`~copgen_edge.runtime.engines.session.EngineCall`."""
 
-    def enqueue(self, addresses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Put a call on the device's stream."""
+    def bind(self, addresses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Say where all tensors lie and what shape the inputs have."""
+
+    def enqueue(self) -> None:
+        """Put the call on the device's stream."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+NewCall = Callable[[], Call]
 
 
 class EngineLoop:
     """Buffers and graphs for runs of ``rows`` rows; good as long as both engines and their scratch memory stay where
     they are. ``capture`` says whether steps become graphs; ``obstacle`` why that failed, once it has."""
 
-    def __init__(self, device: Device, step: Engine, update: Engine, rows: int, *, capture: bool) -> None:
-        self._device, self._step, self._update = device, step, update
+    def __init__(self, device: Device, step: NewCall, update: NewCall, rows: int, *, capture: bool) -> None:
+        self._device = device
         self.rows = rows
         self.obstacle: str | None = None
         self._capture = capture
@@ -51,6 +60,8 @@ class EngineLoop:
             self._moving = self._floats(stack, JOINT_SIZE)
             self._times = self._floats(stack, rows * len(KEYS))
             self._coefficients = self._floats(stack, COEFFICIENTS)
+            # Each side has calls of its own, bound once: a graph must not see its context change.
+            self._calls = [self._bind(stack, side, step(), update()) for side in (0, 1)]
             self._stack = stack.pop_all()
 
     def run(
@@ -111,11 +122,11 @@ class EngineLoop:
         return found
 
     def close(self) -> None:
-        """Give buffers and graphs back."""
-        for graph in self._graphs.values():
-            graph.close()
-        self._graphs.clear()
-        self._stack.close()
+        """Give graphs, calls and buffers back, in this order, whatever fails on the way."""
+        with self._stack as stack:
+            for graph in self._graphs.values():
+                stack.callback(graph.close)
+            self._graphs.clear()
 
     def _advance(self, k: int) -> None:
         side = k % 2
@@ -146,9 +157,15 @@ class EngineLoop:
         return {name: host / calls, f"{name}_gpu": gpu / calls}
 
     def _enqueue(self, side: int) -> None:
+        for call in self._calls[side]:
+            call.enqueue()
+
+    def _bind(self, stack: ExitStack, side: int, step: Call, update: Call) -> tuple[Call, Call]:
+        for call in (step, update):
+            stack.callback(call.close)
         here, there = self._state[side], self._state[1 - side]
         joint, times = (self.rows, JOINT_SIZE), (self.rows, len(KEYS))
-        self._step.enqueue(
+        step.bind(
             {"latents": here["latents"].address, "timesteps": self._times.address, "noise": self._noise.address},
             {"latents": joint, "timesteps": times},
         )
@@ -159,7 +176,8 @@ class EngineLoop:
             "moving": self._moving.address,
             "coefficients": self._coefficients.address,
         }
-        self._update.enqueue(addresses, dict.fromkeys((*STATE, "noise"), joint))
+        update.bind(addresses, dict.fromkeys((*STATE, "noise"), joint))
+        return step, update
 
     def _read(self, side: int) -> Floats:
         found = np.empty((self.rows, JOINT_SIZE), np.float32)

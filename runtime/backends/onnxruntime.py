@@ -107,6 +107,10 @@ class OnnxRuntimeBackend:
         self.reason = reason
         self.precision = _choose_precision(bundle, precision, device)
 
+    def check(self, component: str) -> None:
+        """Raise :class:`BundleError` where the bundle lacks the component in this precision."""
+        self._bundle.variant(component, self.precision)
+
     def load(self, component: str) -> None:
         """Check the component's files against the manifest and open a session; nothing where one is open."""
         if component in self._sessions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from ..bundle import Bundle
 from ..components import STEP
 from ..device import Device, open_device
-from ..engines.flavours import Flavour, find_flavour
+from ..engines.flavours import Flavour, installed_flavours
 from ..engines.match import usable_engine
 from ..engines.record import UPDATE, UPDATE_PRECISION
-from ..engines.session import EngineSession, Scratch
-from ..errors import BackendError, NonFiniteError
+from ..engines.session import EngineSession, Scratch, validity_problem
+from ..errors import BackendError, BundleError, DeviceError, NonFiniteError
 from ..solver import Plan
 from . import Arrays
 from .cuda_probe import Gpu, gpus
@@ -30,25 +31,41 @@ _MAX_LOOPS = 4
 
 
 def tensorrt_obstacle(bundle: Bundle, precision: str) -> str | None:
-    """Why TensorRT cannot run all components of ``bundle`` in ``precision`` (``auto``: fp16) here, or None where it
-    can, as far as the records of the engines and the engines' SHA-256 tell."""
-    wanted = "fp16" if precision == "auto" else precision
+    """Why TensorRT cannot run all components of ``bundle`` in ``precision`` (or ``auto``) here, or None where it can as
+    far as the engines' records and SHA-256, the library and the device tell."""
     try:
-        flavour, gpu = find_flavour(), _gpu()
+        flavour, found, gpu = _choose(bundle, precision)
         for component in bundle.manifest.components:
-            usable_engine(bundle, component, wanted, flavour, gpu)
-        usable_engine(bundle, UPDATE, UPDATE_PRECISION, flavour, gpu)
+            usable_engine(bundle, component, found, flavour, gpu)
+        if problem := validity_problem(flavour, usable_engine(bundle, STEP, found, flavour, gpu)[0]):
+            return problem
         open_device().close()
-    except BackendError as error:
+    except (BackendError, BundleError, DeviceError) as error:
         return str(error)
     return None
 
 
-def _gpu() -> Gpu:
+def _choose(bundle: Bundle, precision: str) -> tuple[Flavour, str, Gpu]:
+    """The first flavour that is installed and has engines of the network and the solver's update for this GPU, in
+    ``precision``, or for ``auto`` in the first of fp16 and fp32. Raises :class:`BackendError` that tells of all tried.
+    """
     found = gpus()
     if not found:
         raise BackendError("the NVIDIA driver shows no GPU here, which TensorRT needs; use --backend onnxruntime-cpu")
-    return found[0]
+    there = bundle.component(STEP).precisions
+    if precision != "auto" and precision not in there:
+        raise BundleError(f"{bundle.root} has no {STEP} in {precision}; export it with --precision {precision}")
+    problems = []
+    for flavour in installed_flavours():
+        for wanted in [p for p in ("fp16", "fp32") if p in there and precision in ("auto", p)]:
+            try:
+                usable_engine(bundle, STEP, wanted, flavour, found[0])
+                usable_engine(bundle, UPDATE, UPDATE_PRECISION, flavour, found[0])
+            except BackendError as error:
+                problems.append(str(error))
+            else:
+                return flavour, wanted, found[0]
+    raise BackendError("; ".join(problems))
 
 
 class TensorRtBackend:
@@ -63,21 +80,23 @@ class TensorRtBackend:
         reason: str,
         *,
         cuda_graph: bool = True,
-        flavour: Flavour | None = None,
         device: Device | None = None,
     ) -> None:
         """Raises :class:`BackendError` where there is no TensorRT, no GPU, or no engine of the network for it."""
         self.reason = reason
-        self._gpu = _gpu()
-        self._flavour = flavour or find_flavour()
         self._bundle = bundle
-        self.precision = self._choose_precision(precision)
+        self._flavour, self.precision, self._gpu = _choose(bundle, precision)
         self._cuda_graph = cuda_graph
         self._device = device or open_device()
         self._scratch = Scratch(self._device)
         self._sessions: dict[str, EngineSession] = {}
         self._loops: dict[tuple[int, int], EngineLoop] = {}
+        self._last_plan: Plan | None = None
         self._obstacle: str | None = None
+
+    def check(self, component: str) -> None:
+        """Raise :class:`BackendError` where no engine of ``component`` can run here."""
+        usable_engine(self._bundle, component, self.precision, self._flavour, self._gpu)
 
     def load(self, component: str) -> None:
         """Open the engine of ``component`` where it is not open; with the network comes the solver's update."""
@@ -86,9 +105,7 @@ class TensorRtBackend:
             if name not in self._sessions:
                 precision = UPDATE_PRECISION if name == UPDATE else self.precision
                 path, record = usable_engine(self._bundle, name, precision, self._flavour, self._gpu)
-                self._sessions[name] = EngineSession(
-                    self._flavour, path, record, self._device, self._scratch, cuda_graph=self._cuda_graph
-                )
+                self._sessions[name] = EngineSession(self._flavour, path, record, self._device, self._scratch)
 
     def release(self, component: str) -> None:
         """Close the engine, and give back its memory; the shared scratch memory goes with the last."""
@@ -131,7 +148,10 @@ class TensorRtBackend:
         found = []
         for start in range(0, len(latents), most):
             part = latents[start : start + most]
-            loop = self._loop(max(least, len(part)))
+            # What comes with the plan of the call before is the rest of one run: it brings no new shape.
+            rest = plan is self._last_plan
+            self._last_plan = plan
+            loop = self._loop(max(least, len(part)), rest=rest)
             filled = _fill(part, loop.rows)
             result = loop.run(plan, filled, times, moving, report)
             self._obstacle = self._obstacle or loop.obstacle
@@ -149,14 +169,16 @@ class TensorRtBackend:
         return self._loop(rows).time_steps(calls)
 
     def close(self) -> None:
-        """Give everything on the device back."""
-        for component in list(self._sessions):
-            self.release(component)
-        self._device.close()
+        """Give everything on the device back, whatever fails on the way."""
+        with ExitStack() as stack:
+            stack.callback(self._device.close)
+            for component in list(self._sessions):
+                stack.callback(self.release, component)
 
     def describe(self) -> dict[str, Any]:
         """What runs: flavour, version, GPU, precision, reason, and whether steps are replayed as CUDA graphs."""
-        graphs = "yes" if self._cuda_graph else "no: asked for"
+        by_whom = "yes, by TensorRT for RTX itself" if self._flavour.is_rtx else "yes"
+        graphs = by_whom if self._cuda_graph else "no: not asked for"
         return {
             "backend": self.name,
             "provider": f"{self._flavour.name} {self._flavour.version}",
@@ -167,19 +189,6 @@ class TensorRtBackend:
             "cuda_graph": f"no: {self._obstacle}" if self._obstacle else graphs,
             "threads": "default",
         }
-
-    def _choose_precision(self, wanted: str) -> str:
-        """``wanted``, or for ``auto`` the first of fp16 and fp32 in which there is an engine of the network."""
-        candidates = ("fp16", "fp32") if wanted == "auto" else (wanted,)
-        problems = []
-        for precision in candidates:
-            try:
-                usable_engine(self._bundle, STEP, precision, self._flavour, self._gpu)
-            except BackendError as error:
-                problems.append(str(error))
-            else:
-                return precision
-        raise BackendError("; ".join(problems))
 
     def _call(self, component: str, session: EngineSession, inputs: Arrays) -> dict[str, Floats]:
         count = len(next(iter(inputs.values())))
@@ -196,38 +205,41 @@ class TensorRtBackend:
             for spec in self._bundle.component(component).outputs:
                 found[spec.name] = np.empty((rows, *(int(size) for size in spec.shape[1:])), np.float32)
                 addresses[spec.name] = stack.enter_context(device.allocate(found[spec.name].nbytes)).address
-            session.enqueue(addresses, shapes)
+            session.call(addresses, shapes)
             for name, array in found.items():
                 device.download(array, addresses[name])
             device.synchronize()
         return {name: array[:count] for name, array in found.items()}
 
-    def _loop(self, rows: int) -> EngineLoop:
-        """A loop for at least ``rows`` rows: the smallest that there is, so that a remainder brings no new shape."""
+    def _loop(self, rows: int, *, rest: bool = False) -> EngineLoop:
+        """A loop of ``rows`` rows; for the rest of a run the smallest there is of as many or more."""
+        # What moved the scratch memory took it from under the calls that are bound to it.
         generation = self._scratch.generation
         for key in [key for key in self._loops if key[1] != generation]:
-            # Its graphs have the old address of the scratch memory.
             self._loops.pop(key).close()
-        there = sorted(size for size, _ in self._loops if size >= rows)
+        there = [size for size, _ in sorted(self._loops) if size == rows or (rest and size > rows)]
         if there:
             return self._loops[there[0], generation]
         if len(self._loops) == _MAX_LOOPS:
             self._loops.pop(next(iter(self._loops))).close()
+        # TensorRT for RTX captures by itself, which is the way it supports.
+        own = self._flavour.is_rtx
+        step, update = self._sessions[STEP], self._sessions[UPDATE]
         loop = EngineLoop(
             self._device,
-            self._sessions[STEP],
-            self._sessions[UPDATE],
+            partial(step.new_call, whole_graph=self._cuda_graph),
+            partial(update.new_call, whole_graph=self._cuda_graph),
             rows,
-            # TensorRT for RTX captures by itself, which is the way it supports.
-            capture=self._cuda_graph and not self._flavour.is_rtx and self._obstacle is None,
+            capture=self._cuda_graph and not own and self._obstacle is None,
         )
-        self._loops[rows, generation] = loop
+        self._loops[rows, self._scratch.generation] = loop
         return loop
 
     def _drop_loops(self) -> None:
-        for loop in self._loops.values():
-            loop.close()
-        self._loops.clear()
+        with ExitStack() as stack:
+            for loop in self._loops.values():
+                stack.callback(loop.close)
+            self._loops.clear()
 
     def _name_the_call(
         self, loop: EngineLoop, plan: Plan, latents: Floats, times: Floats, moving: NDArray[np.bool_]

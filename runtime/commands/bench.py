@@ -180,12 +180,12 @@ def _print(result: dict[str, Any]) -> None:
         text_columns=2,
     )
     if result["steps"]:
-        columns = ("enqueue", "enqueue_gpu", "replay", "replay_gpu")
+        names = ("enqueue", "enqueue_gpu", "replay", "replay_gpu")
         print_table(
             "A step (network and update): put on the stream call by call, and replayed as a CUDA graph",
             ("batch", "enqueue ms", "GPU ms", "replay ms", "GPU ms"),
             (
-                (str(row["batch"]), *(f"{1000 * row[name]:.3f}" if name in row else "" for name in columns))
+                (str(row["batch"]), *(f"{1000 * row[name]:.3f}" if name in row else "" for name in names))
                 for row in result["steps"]
             ),
         )

@@ -46,7 +46,9 @@ class _Batch(click.ParamType):
     default=DEFAULT_BATCH,
     help="Least, usual and most rows of a call; 1,4,8 by default.",
 )
-@click.option("--workspace", type=click.IntRange(1), help="MiB that a layer may use while it runs; all by default.")
+@click.option(
+    "--workspace", type=click.IntRange(1, 1 << 30), help="MiB that a layer may use while it runs; all by default."
+)
 @click.option("--version-compatible", is_flag=True, help="Run on later versions of tensorrt too (not RTX).")
 @click.option(
     "--hardware-compatibility",
@@ -91,7 +93,7 @@ def command(
         workspace=None if workspace is None else workspace << 20,
         version_compatible=version_compatible,
         hardware_compatibility=hardware_compatibility,
-        compute_capabilities=compute_capability,
+        compute_capabilities=tuple(sorted(set(compute_capability))),
         weight_streaming=weight_streaming,
         optimization_level=optimization_level,
     )

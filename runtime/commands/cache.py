@@ -78,7 +78,7 @@ def _show(root: Path, found: Sequence[Entry], as_json: bool) -> None:
         [
             (
                 entry.path.relative_to(root).as_posix(),
-                entry.problem or "ok",
+                "ok" if entry.problem is None else "unusable",
                 "" if entry.record is None else f"{entry.record.gpu} ({entry.record.capability})",
                 f"{entry.bytes / 1e6:.1f}",
                 "" if entry.record is None else ",".join(str(size) for size in entry.record.options.batch),
@@ -87,3 +87,6 @@ def _show(root: Path, found: Sequence[Entry], as_json: bool) -> None:
         ],
         text_columns=3,
     )
+    for entry in found:
+        if entry.problem is not None:
+            click.echo(f"{entry.path.relative_to(root).as_posix()}: {entry.problem}", err=True)

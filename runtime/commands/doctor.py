@@ -13,7 +13,9 @@ import numpy as np
 
 from ..backends.cuda_probe import gpus
 from ..backends.onnxruntime import cuda_obstacle
-from ..errors import BackendError, CopgenError
+from ..device import open_device
+from ..engines.flavours import find_flavour
+from ..errors import BackendError, CopgenError, DeviceError
 from ..memory import available_bytes, total_bytes
 from .common import emit, json_option
 
@@ -68,11 +70,25 @@ def _examine() -> dict[str, Any]:
         "backends": {
             "onnxruntime-cpu": "ready" if engine else "not installed",
             "onnxruntime-cuda": "ready" if engine and obstacle is None else obstacle,
+            "tensorrt": _tensorrt(),
         },
         "can_generate": engine is not None,
         "can_export": not missing,
         "advice": advice,
     }
+
+
+def _tensorrt() -> str:
+    try:
+        flavour = find_flavour()
+    except BackendError as error:
+        return str(error)
+    builds = f"{flavour.name} {flavour.version} is installed"
+    try:
+        open_device().close()
+    except (BackendError, DeviceError) as error:
+        return f"{builds}, but no engine can run here: {error}"
+    return f"{builds}; 'copgen-edge build BUNDLE' makes its engines"
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from ..drift import Drift
 from ..verification import Check
@@ -14,12 +15,13 @@ from .common import err_console
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> None:
     """A table whose first ``text_columns`` columns are words and whose others are figures."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    # Paths and names may hold what rich takes for markup.
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         words = number < text_columns
         table.add_column(column, justify="left" if words else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     console = err_console()
     # A log file has no width of its own: rows must not be cut there.
     console.width = max(console.width, 180)

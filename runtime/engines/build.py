@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from ..backends.update import UPDATE_MODEL
 from ..bundle import Bundle, sha256
 from ..components import STEP
 from ..errors import BackendError, EngineError, RequestError
-from .cache import FOLDER, PARTIAL, TIMING_CACHE, engine_path, folder_name, intact, record_path
+from .cache import FOLDER, PARTIAL, TIMING_CACHE, engine_path, folder_name, intact, locked, record_path
 from .flavours import Flavour
 from .match import PORTABLE
 from .options import BuildOptions, refuse_what_lacks
@@ -53,6 +54,8 @@ def build_engines(
     """
     refuse_what_lacks(options, flavour)
     names = [name for name in bundle.manifest.components if any(fnmatchcase(name, pattern) for pattern in components)]
+    if not components:
+        raise RequestError("no component was named; leave --components out to build all")
     for pattern in components:
         if not any(fnmatchcase(name, pattern) for name in bundle.manifest.components):
             raise RequestError(f"{pattern!r} names no component of {bundle.root}; 'copgen-edge info' lists them")
@@ -65,14 +68,20 @@ def build_engines(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"cannot make {folder}: {error.strerror}; copy the bundle to where you may write") from None
+        raise RequestError(
+            f"cannot make the folder {folder}: {error.strerror}; remove what is in its way, or copy the bundle to "
+            "where you may write"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise RequestError(f"{folder} cannot be written to; copy the bundle to where you may write")
     built = []
-    for done, wanted in enumerate(expected):
-        progress(f"engines: {wanted.component}", done, len(expected))
-        path = engine_path(folder, wanted.component, wanted.precision)
-        reason = _why(path, wanted)
-        record = EngineRecord.read(record_path(path)) if reason is None else _build(bundle, wanted, path, progress)
-        built.append(Built(record, path, reason))
+    with locked(bundle):
+        for done, wanted in enumerate(expected):
+            progress(f"engines: {wanted.component}", done, len(expected))
+            path = engine_path(folder, wanted.component, wanted.precision)
+            reason = _why(path, wanted)
+            record = EngineRecord.read(record_path(path)) if reason is None else _build(bundle, wanted, path, progress)
+            built.append(Built(record, path, reason))
     progress("engines", len(expected), len(expected))
     return built
 
@@ -89,6 +98,7 @@ def _expected(bundle: Bundle, flavour: Flavour, options: BuildOptions, component
         version=flavour.version,
         gpu=PORTABLE if gpu is None else gpu.name,
         capability=capability,
+        processors=0 if gpu is None else gpu.processors,
         options=options,
         blocks=int(depth) + 1 if component == STEP and depth is not None else None,
     )
@@ -162,7 +172,14 @@ def _run_worker(request: dict[str, Any], component: str, progress: Progress) -> 
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            # Python looks for modules in the working folder first, and there may be a file of the user's of any name.
+            cwd=Path(sys.executable).anchor,
         ) as worker,
     ):
         try:
@@ -173,7 +190,12 @@ def _run_worker(request: dict[str, Any], component: str, progress: Progress) -> 
                 worker.stdin.write(json.dumps(request) + "\n")
                 worker.stdin.close()
             for line in worker.stdout:
-                told = json.loads(line)
+                try:
+                    told = json.loads(line)
+                except ValueError:
+                    raise EngineError(
+                        f"the builder of {component} said {line.strip()[:200]!r}, expected JSON"
+                    ) from None
                 if "done" in told:
                     return dict(told["done"])
                 if "error" in told:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from ..bundle import Bundle, sha256
+from ..bundle import PRECISIONS, Bundle, sha256
 from ..components import COMPONENTS
-from ..errors import BackendError, BundleError
+from ..errors import BackendError, BundleError, RequestError
+from .flavours import FLAVOURS
 from .record import UPDATE, EngineRecord, onnx_hashes
 
 FOLDER = "engines"
@@ -42,46 +48,85 @@ def record_path(engine: Path) -> Path:
 
 
 def entries(bundle: Bundle) -> list[Entry]:
-    """All that lies in the bundle's cache, checked by size and SHA-256 and against the bundle's ONNX files."""
-    root = bundle.root / FOLDER
-    return [_entry(bundle, path) for path in _files(root)]
+    """All of the bundle's cache that a build makes, checked by size and SHA-256 and against the bundle's ONNX files;
+    what else lies there is not looked at."""
+    return [_entry(bundle, path) for path in _files(bundle.root / FOLDER)]
 
 
 def prune(bundle: Bundle, *, everything: bool = False) -> list[Entry]:
-    """Remove what cannot be used, or ``everything``, and folders that are empty then; what was removed."""
-    removed = [entry for entry in entries(bundle) if everything or entry.problem is not None]
-    for entry in removed:
-        entry.path.unlink(missing_ok=True)
-        if entry.path.suffix == ENGINE:
-            record_path(entry.path).unlink(missing_ok=True)
-    root = bundle.root / FOLDER
-    for folder in [*(root.glob("*/") if root.is_dir() else ()), root]:
-        if folder.is_dir():
-            left = [path for path in folder.iterdir() if path.name != TIMING_CACHE]
-            if not left:
+    """Remove what cannot be used, or ``everything``, and the folders that are empty by that; what was removed.
+
+    Nothing but what a build makes is touched. Raises :class:`RequestError` while a build is at work.
+    """
+    with locked(bundle):
+        removed = []
+        for entry in entries(bundle):
+            if (everything or entry.problem is not None) and (entry.path.is_symlink() or not entry.path.is_dir()):
+                entry.path.unlink(missing_ok=True)
+                if entry.path.suffix == ENGINE:
+                    record_path(entry.path).unlink(missing_ok=True)
+                removed.append(entry)
+        for folder in {entry.path.parent for entry in removed}:
+            if {path.name for path in folder.iterdir()} <= {TIMING_CACHE}:
                 (folder / TIMING_CACHE).unlink(missing_ok=True)
-                folder.rmdir()
+                # An empty folder does no harm, and a mount point cannot go.
+                with suppress(OSError):
+                    folder.rmdir()
+                    folder.parent.rmdir()
     return removed
 
 
+@contextmanager
+def locked(bundle: Bundle) -> Iterator[None]:
+    """Keep other builds and prunes of this bundle away; the system lets go of it however the process ends. Raises
+    :class:`RequestError` where another is at work."""
+    folder = os.open(bundle.root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(f"another build or prune is at work in {bundle.root}; wait until it is done") from None
+        yield
+    finally:
+        os.close(folder)
+
+
 TIMING_CACHE = "timing.cache"
+_OWN_FOLDER = re.compile(rf"({'|'.join(FLAVOURS)})-[^/]+-(portable|sm[0-9-]+)")
+_OWN_FILE = re.compile(
+    rf"({'|'.join((*COMPONENTS, UPDATE))})\.({'|'.join(PRECISIONS)})({ENGINE}|{RECORD})({re.escape(PARTIAL)})?"
+)
 
 
 def intact(engine: Path, record: EngineRecord) -> bool:
     """Whether the file is the one that its record tells of."""
-    return engine.is_file() and engine.stat().st_size == record.bytes and sha256(engine) == record.sha256
+    if not engine.is_file():
+        return False
+    there = engine.stat()
+    return there.st_size == record.bytes and _sha256(engine, there.st_mtime_ns, there.st_size) == record.sha256
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, modified: int, size: int) -> str:
+    """Engines are large and are asked for often, with ``--low-memory`` at every load."""
+    return sha256(path)
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Engines, records without an engine, and what a killed build left."""
+    """Engines, records without an engine, and what a killed build left. Links to other folders are not followed."""
     for path in sorted(root.glob("*/*")):
+        folder = path.parent
+        if folder.is_symlink() or not _OWN_FOLDER.fullmatch(folder.name) or not _OWN_FILE.fullmatch(path.name):
+            continue
         alone = path.suffix == RECORD and not path.with_suffix(ENGINE).exists()
         if path.suffix in (ENGINE, PARTIAL) or alone:
             yield path
 
 
 def _entry(bundle: Bundle, path: Path) -> Entry:
-    size = path.stat().st_size
+    size = path.lstat().st_size
+    if path.is_symlink() or not path.is_file():
+        return Entry(path, None, size, "it is no file but a link or a folder")
     if path.suffix == PARTIAL:
         return Entry(path, None, size, "left by a build that was stopped")
     if path.suffix == RECORD:

@@ -6,6 +6,7 @@ Three libraries share nearly one Python API: ``tensorrt`` 10.x and 11.x, and ``t
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -31,6 +32,15 @@ class Flavour:
     def is_rtx(self) -> bool:
         """Whether it is TensorRT for RTX, whose engines are not bound to the GPU that they were built on."""
         return self.name == "tensorrt-rtx"
+
+
+def installed_flavours() -> list[Flavour]:
+    """The flavours that load here, in the order of :data:`FLAVOURS`; :class:`BackendError` where there is none."""
+    found = []
+    for name in FLAVOURS:
+        with suppress(BackendError):
+            found.append(find_flavour(name))
+    return found or [find_flavour()]
 
 
 def find_flavour(name: str | None = None) -> Flavour:

@@ -20,8 +20,10 @@ def usable_engine(
 ) -> tuple[Path, EngineRecord]:
     """The engine of ``component`` in ``precision`` that ``flavour`` can run on ``gpu``, and its record.
 
-    Raises :class:`BackendError` that tells for each engine there is what was found and expected, and how to build one.
+    Raises :class:`BackendError` that tells for each engine there is what was found and expected, and how to build one;
+    :class:`BundleError` where the bundle itself lacks the precision.
     """
+    hashes = onnx_hashes(bundle, component, precision)
     build = f"run 'copgen-edge build {bundle.root} --precision {precision} --flavour {flavour.name}' on this machine"
     told = []
     for path in sorted(bundle.root.glob(f"{FOLDER}/*/{engine_path(Path(), component, precision).name}")):
@@ -31,7 +33,7 @@ def usable_engine(
             told.append(str(error))
             continue
         wrong = differences_to_machine(record, flavour, gpu)
-        if record.onnx != onnx_hashes(bundle, component, precision):
+        if record.onnx != hashes:
             wrong.append("it was built from other ONNX files than the bundle has now")
         if not wrong and not intact(path, record):
             wrong.append("its file is not the one that was built (size or SHA-256 differs)")
@@ -62,9 +64,15 @@ def differences_to_machine(record: EngineRecord, flavour: Flavour, gpu: Gpu) -> 
     compatible = record.options.hardware_compatibility
     newer = compatible == "ampere-plus" and gpu.capability >= (8, 0)
     alike = compatible == "same-compute-capability" and record.capability == capability
-    if not newer and not alike and (record.gpu, record.capability) != (gpu.name, capability):
-        wrong.append(f"found an engine of {record.gpu} ({record.capability}), expected {gpu.name} ({capability})")
+    if not newer and not alike and _gpu_of(record) != (gpu.name, capability, gpu.processors):
+        found, here = _gpu_of(record), (gpu.name, capability, gpu.processors)
+        wrong.append("found an engine of {} ({}, {} processors), expected {} ({}, {} processors)".format(*found, *here))
     return wrong
+
+
+def _gpu_of(record: EngineRecord) -> tuple[str, str, int]:
+    """Boards of one name and capability differ in their processors, and an engine is made for their number."""
+    return record.gpu, record.capability, record.processors
 
 
 def _runs_version(record: EngineRecord, version: str) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ..backends.update import UPDATE_MODEL
@@ -19,10 +20,20 @@ UPDATE, UPDATE_PRECISION = "solver_update", "fp32"
 """The engine of the solver's update, which every bundle's network needs beside it."""
 
 
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "component precision flavour version gpu capability sha256 timing_cache": (str,),
+    "processors bytes": (int,),
+    "seconds": (int, float),
+    "peak_bytes attention blocks": (int, NoneType),
+    "onnx": (dict,),
+}
+
+
 @dataclass(frozen=True)
 class EngineRecord:
     """``onnx``: SHA-256 by path of the files it was built from. ``gpu``: name of the GPU it is bound to, or
-    ``portable``; ``capability``: compute capabilities, such as ``8.7``, or ``any``. ``seconds`` and ``peak_bytes`` are
+    ``portable``; ``capability``: compute capabilities, such as ``8.7``, or ``any``; ``processors``: the GPU's
+    multiprocessors, 0 for a portable engine. ``seconds`` and ``peak_bytes`` are
     the build's; ``attention`` counts fused attentions, and ``blocks`` is how many there are (None but for the network).
     """
 
@@ -33,6 +44,7 @@ class EngineRecord:
     version: str
     gpu: str
     capability: str
+    processors: int
     options: BuildOptions
     bytes: int = 0
     sha256: str = ""
@@ -50,6 +62,16 @@ class EngineRecord:
             self, bytes=0, sha256="", seconds=0.0, peak_bytes=None, attention=None, blocks=None, timing_cache="none"
         )
 
+    def _check_types(self) -> None:
+        """Raise :class:`ValueError` for what JSON allows and a record does not."""
+        for names, kinds in _TYPES.items():
+            for name in names.split():
+                value = getattr(self, name)
+                if isinstance(value, bool) or not isinstance(value, kinds):
+                    raise ValueError(f"{name} is {value!r}")
+        if not _version(self.version):
+            raise ValueError(f"version is {self.version!r}")
+
     def to_json(self) -> str:
         """The text of the file beside the engine."""
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
@@ -61,11 +83,17 @@ class EngineRecord:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema version {content['schema_version']!r}, this program reads {SCHEMA_VERSION}")
-            return cls(**{**content, "options": _options(content["options"])})
+            found = cls(**{**content, "options": _options(content["options"])})
+            found._check_types()
+            return found
         except OSError as error:
             raise BackendError(f"{path} cannot be read ({error.strerror}); run 'copgen-edge build' again") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RequestError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RequestError) as error:
             raise BackendError(f"{path} is no engine record ({error}); run 'copgen-edge build' again") from None
+
+
+def _version(text: str) -> bool:
+    return all(part.isdigit() for part in text.split(".")[:2])
 
 
 def _options(content: dict[str, Any]) -> BuildOptions:

@@ -35,12 +35,14 @@ def main() -> None:
     logger = make_logger(flavour.module)
     try:
         engine, used_cache = _build(flavour, options, Path(request["onnx"]), Path(request["timing_cache"]), logger)
+        with Path(request["out"]).open("wb") as file:
+            file.write(engine)
     except _BuildError as error:
         _tell(error=f"{error}{logger.last_error()}")
         return
-    out = Path(request["out"])
-    with out.open("wb") as file:
-        file.write(engine)
+    except OSError as error:
+        _tell(error=f"{error.filename or request['out']}: {error.strerror}; free space, or build on another disk")
+        return
     _tell(
         done={
             "seconds": round(time.monotonic() - begun, 2),
@@ -78,9 +80,10 @@ def _build(flavour: Flavour, options: BuildOptions, onnx: Path, timing_cache: Pa
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise _BuildError(f"{flavour.name} {flavour.version} could not build {onnx.name}")
-    if not flavour.is_rtx:
+    cache = None if flavour.is_rtx else config.get_timing_cache()
+    if cache is not None:
         partial = timing_cache.with_name(timing_cache.name + ".partial")
-        partial.write_bytes(bytes(config.get_timing_cache().serialize()))
+        partial.write_bytes(bytes(cache.serialize()))
         partial.replace(timing_cache)
     return engine, used
 
@@ -105,16 +108,20 @@ def _configure(trt: Any, flavour: Flavour, config: Any, options: BuildOptions) -
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # Ten bits of an operand are no float32, of which fp32 files and the islands in fp16 files are made.
     config.clear_flag(trt.BuilderFlag.TF32)
-    if flavour.is_rtx:
+    # The two exclude each other.
+    if flavour.is_rtx and not options.weight_streaming:
         # Without it a step cannot be captured into a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def _load_timing_cache(config: Any, path: Path) -> str:
-    there = path.is_file()
-    cache = config.create_timing_cache(path.read_bytes() if there else b"")
-    config.set_timing_cache(cache, False)
-    return "reused" if there else "new"
+    if path.is_file():
+        cache = config.create_timing_cache(path.read_bytes())
+        # Another device's is refused, and a damaged one is None.
+        if cache is not None and config.set_timing_cache(cache, False):
+            return "reused"
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+    return "new"
 
 
 def _monitor(trt: Any) -> Any:

@@ -39,6 +39,7 @@ class Watched:
         self._backend = backend
         self._edit = edit
         self.name, self.precision, self.reason = backend.name, backend.precision, backend.reason
+        self.check = backend.check
         self.calls: list[tuple[str, dict[str, NDArray[Any]]]] = []
         self.events: list[tuple[str, str]] = []
 

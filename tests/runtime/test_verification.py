@@ -120,6 +120,7 @@ class Broken:
         self._backend = backend
         self.name, self.precision, self.reason = backend.name, backend.precision, backend.reason
         self.describe, self.load, self.release = backend.describe, backend.load, backend.release
+        self.check = backend.check
 
     def run(self, component: str, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         return {name: values * np.float32(np.nan) for name, values in self._backend.run(component, inputs).items()}

@@ -19,7 +19,7 @@ from copgen_edge.runtime.engines.record import UPDATE, UPDATE_PRECISION, EngineR
 
 from .fake_device import FakeDevice
 
-THE_GPU = Gpu("NVIDIA Test", (8, 9), 1 << 33)
+THE_GPU = Gpu("NVIDIA Test", (8, 9), 1 << 33, 60)
 _MARK = b"engine of "
 
 
@@ -33,19 +33,25 @@ class _Logger:
 
 
 class _Context:
+    """Captured calls hold it to what it was: TensorRT does not say what a replay does once its context has changed."""
+
     def __init__(self, device: FakeDevice, session: Any, needs: int) -> None:
         self._device, self._session, self._needs = device, session, needs
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._scratch = (0, 0)
+        self._changes = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._changes += 1
         self._shapes[name] = shape
         return name in {value.name for value in self._session.get_inputs()}
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        self._changes += 1
         self._addresses[name] = address
-        return True
+        values = (*self._session.get_inputs(), *self._session.get_outputs())
+        return name in {value.name for value in values}
 
     def set_device_memory(self, address: int, size: int) -> None:
         assert size >= self._needs
@@ -53,9 +59,10 @@ class _Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == self._device.stream
-        addresses, shapes, scratch = dict(self._addresses), dict(self._shapes), self._scratch
+        addresses, shapes, scratch, changes = dict(self._addresses), dict(self._shapes), self._scratch, self._changes
 
         def work() -> None:
+            assert changes == self._changes, "a context was changed after its call was put on the stream"
             # An engine writes all over its scratch memory, which must still be there.
             self._device.at(*scratch).fill(0xFF)
             given = {}
@@ -121,6 +128,7 @@ def write_engines(bundle: Bundle, *, batch: tuple[int, int, int] = (1, 2, 4), **
             version="10.13.0",
             gpu=THE_GPU.name,
             capability="8.9",
+            processors=THE_GPU.processors,
             options=BuildOptions(batch=batch),
             bytes=path.stat().st_size,
             sha256=sha256(path),

@@ -17,7 +17,7 @@ from copgen_edge.runtime.backends.cuda_probe import Gpu, gpus
 from copgen_edge.runtime.bundle import Bundle
 from copgen_edge.runtime.errors import BackendError, RequestError
 
-A_GPU = Gpu("NVIDIA Test", (9, 0), 1 << 30)
+A_GPU = Gpu("NVIDIA Test", (9, 0), 1 << 30, 132)
 
 
 @pytest.fixture
@@ -178,15 +178,15 @@ class FakeDriver:
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802
-        # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR is 75, _MINOR is 76.
-        value._obj.value = self._devices[device.value][attribute - 74]
+        # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR is 75, _MINOR is 76, _MULTIPROCESSOR_COUNT 16.
+        value._obj.value = 16 if attribute == 16 else self._devices[device.value][attribute - 74]
         return 0
 
 
 def test_the_driver_names_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     devices = [("NVIDIA Orin", 8, 7, 64 << 30), ("NVIDIA H200", 9, 0, 141 << 30)]
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(devices))
-    assert gpus() == (Gpu("NVIDIA Orin", (8, 7), 64 << 30), Gpu("NVIDIA H200", (9, 0), 141 << 30))
+    assert gpus() == (Gpu("NVIDIA Orin", (8, 7), 64 << 30, 16), Gpu("NVIDIA H200", (9, 0), 141 << 30, 16))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(devices, broken=0))
     assert [gpu.name for gpu in gpus()] == ["NVIDIA H200"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import onnxruntime
@@ -25,26 +26,37 @@ class Network:
     def __init__(self, device: FakeDevice) -> None:
         self._device = device
 
-    def enqueue(self, addresses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def bind(self, addresses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._addresses, self._shapes = addresses, shapes
+
+    def enqueue(self) -> None:
+        addresses, shapes = self._addresses, self._shapes
+
         def work() -> None:
             latents, times = (self._device.floats(addresses[n], shapes[n]) for n in ("latents", "timesteps"))
             self._device.floats(addresses["noise"], shapes["latents"])[:] = noise_in(latents, times)
 
         self._device.put(work)
 
+    def close(self) -> None:
+        self._device.log.append("closed")
 
-class Update:
+
+class Update(Network):
     """The update graph itself, by ONNX Runtime on the fake device's memory."""
 
     def __init__(self, device: FakeDevice) -> None:
         self._device = device
         self._session = onnxruntime.InferenceSession(str(UPDATE_MODEL), providers=["CPUExecutionProvider"])
 
-    def enqueue(self, addresses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def enqueue(self) -> None:
+        addresses, shapes = self._addresses, self._shapes
         fixed = {"moving": (JOINT_SIZE,), "coefficients": (8,)}
 
         def work() -> None:
-            given = {name: self._device.floats(addresses[name], shape) for name, shape in (shapes | fixed).items()}
+            given = {
+                name: self._device.floats(addresses[name], shape) for name, shape in (dict(shapes) | fixed).items()
+            }
             names = [output.name for output in self._session.get_outputs()]
             for name, value in zip(names, self._session.run(names, given), strict=True):
                 self._device.floats(addresses[name], value.shape)[:] = value
@@ -75,7 +87,7 @@ def inputs(seed: int, steps: int, rows: int = 2) -> tuple[Floats, Floats, NDArra
 
 
 def loop_on(device: FakeDevice, *, capture: bool = True, rows: int = 2) -> EngineLoop:
-    return EngineLoop(device, Network(device), Update(device), rows, capture=capture)
+    return EngineLoop(device, partial(Network, device), partial(Update, device), rows, capture=capture)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -94,7 +106,7 @@ def test_the_loop_gives_what_the_plan_gives_for_two_inputs_through_one_graph(sol
     assert device.log.count("capture") == (2 if capture else 0)
     assert device.log.count("launch") == (12 if capture else 0)
     loop.close()
-    assert not device.blocks
+    assert not device.blocks and device.log.count("closed") == 4
 
 
 def test_a_plan_of_any_length_ends_in_the_right_buffer() -> None:
@@ -119,11 +131,11 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once() -> None:
 
 def test_an_engine_that_fails_ends_the_run_and_leaves_nothing_behind() -> None:
     class Broken(Network):
-        def enqueue(self, addresses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        def enqueue(self) -> None:
             raise EngineError("broken")
 
     device = FakeDevice()
-    loop = EngineLoop(device, Broken(device), Update(device), 2, capture=True)
+    loop = EngineLoop(device, partial(Broken, device), partial(Update, device), 2, capture=True)
     held = set(device.blocks)
     start, times, moving = inputs(1, 4)
     with pytest.raises(EngineError, match="broken"):

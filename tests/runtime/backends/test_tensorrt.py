@@ -27,13 +27,13 @@ GIVEN, WANTED = "DEM_DEM", "S2L2A_B01_B09"
 @pytest.fixture
 def opened(copy_part: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Bundle:
     monkeypatch.setattr(tensorrt, "gpus", lambda: (THE_GPU,))
+    monkeypatch.setattr(tensorrt, "installed_flavours", tensorrt.installed_flavours)
     return Bundle.open(copy_part(*NAMES))
 
 
 def backend_on(bundle: Bundle, device: FakeDevice, *, cuda_graph: bool = True) -> TensorRtBackend:
-    return TensorRtBackend(
-        bundle, "fp32", "asked for", cuda_graph=cuda_graph, flavour=fake_flavour(device), device=device
-    )
+    tensorrt.installed_flavours = lambda: [fake_flavour(device)]  # put back by the fixture
+    return TensorRtBackend(bundle, "fp32", "asked for", cuda_graph=cuda_graph, device=device)
 
 
 def heights(rows: int) -> np.ndarray:
@@ -131,8 +131,15 @@ def test_a_larger_engine_moves_the_scratch_memory_and_old_graphs_go(opened: Bund
     [
         ({"version": "10.3.0"}, "found an engine of version 10.3.0, expected 10.13.0"),
         ({"flavour": "tensorrt-rtx"}, "found flavour tensorrt-rtx, expected tensorrt"),
-        ({"gpu": "NVIDIA Other"}, "found an engine of NVIDIA Other (8.9), expected NVIDIA Test (8.9)"),
-        ({"capability": "8.7"}, "found an engine of NVIDIA Test (8.7), expected NVIDIA Test (8.9)"),
+        (
+            {"gpu": "NVIDIA Other"},
+            "found an engine of NVIDIA Other (8.9, 60 processors), expected NVIDIA Test (8.9, 60 processors)",
+        ),
+        (
+            {"capability": "8.7"},
+            "found an engine of NVIDIA Test (8.7, 60 processors), expected NVIDIA Test (8.9, 60 processors)",
+        ),
+        ({"processors": 30}, "found an engine of NVIDIA Test (8.9, 30 processors)"),
         ({"onnx": {"onnx/x.onnx": "0"}}, "other ONNX files"),
         ({"sha256": "0"}, "size or SHA-256 differs"),
         ({"gpu": "portable", "capability": "8.6+12.0"}, "found compute capabilities 8.6+12.0, expected 8.9"),

@@ -18,6 +18,7 @@ from copgen_edge.runtime.engines import build as building
 from copgen_edge.runtime.engines.build import build_engines
 from copgen_edge.runtime.engines.cache import entries
 from copgen_edge.runtime.engines.flavours import Flavour
+from copgen_edge.runtime.engines.options import BuildOptions
 from copgen_edge.runtime.engines.record import UPDATE
 from copgen_edge.runtime.errors import BackendError, BundleError, EngineError, RequestError
 
@@ -162,9 +163,35 @@ def test_build_and_cache_on_the_command_line(run, half_bundle: Path, rtx: Flavou
     assert "removed 2 files" in run("cache", "prune", root, "--all").err
 
 
+def test_the_folder_one_works_in_does_not_matter(
+    half_bundle: Path, rtx: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python module of the user's own may have any name."""
+    shutil.copytree(half_bundle, tmp_path / "bundle")
+    (tmp_path / "tempfile.py").write_text("print('mine'); raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    (built, *_) = build_engines(Bundle.open("bundle"), rtx, OPTIONS, components=("encoder_*",))
+    assert built.path.is_file()
+
+
+def test_weights_that_stream_are_built_too(half_bundle: Path, rtx: Flavour, tmp_path: Path) -> None:
+    shutil.copytree(half_bundle, tmp_path / "bundle")
+    options = replace(OPTIONS, weight_streaming=True)
+    (built,) = build_engines(Bundle.open(tmp_path / "bundle"), rtx, options, components=("encoder_*",))
+    assert built.record.options.weight_streaming
+
+
+def test_a_path_may_hold_what_a_terminal_takes_for_markup(run, half_bundle: Path, rtx: Flavour, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    root = tmp_path / "runs[" / "v2]"
+    shutil.copytree(half_bundle, root)
+    assert run("build", root, "--components", "encoder_*").code == 0
+    assert run("cache", "list", root).code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("--components", ","), "no component was named"),
         (("--batch", "4,2,1"), "rising order"),
         (("--batch", "many"), "expected MIN,OPT,MAX"),
         (("--version-compatible", "--flavour", "tensorrt-rtx"), "lean runtime"),
@@ -190,3 +217,23 @@ def test_all_components_of_a_small_model_build_in_half_precision(
     assert all(one.record.bytes > 100_000 for one in built)
     step = next(one.record for one in built if one.record.component == "dit_step")
     assert step.attention == step.blocks
+
+
+def test_every_component_of_a_bundle_builds(bundle: Path, rtx: Flavour, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    built = build_engines(Bundle.open(tmp_path / "bundle"), rtx, BuildOptions(batch=(1, 1, 1)), precision="fp32")
+    assert [one.record.component for one in built] == [*COMPONENTS, UPDATE]
+    assert {entry.problem for entry in entries(Bundle.open(tmp_path / "bundle"))} == {None}
+
+
+@pytest.mark.slow
+def test_base_size_builds_in_half_precision_with_all_attentions_fused(rtx: Flavour, tmp_path: Path) -> None:
+    from copgen_edge.copgen_ref.random_weights import write_random_checkpoint
+    from copgen_edge.export import exporter
+
+    checkpoint = write_random_checkpoint(tmp_path / "base", "base")
+    exporter.export_bundle(checkpoint, tmp_path / "bundle", precisions=("fp16",), components=NAMES)
+    built = build_engines(Bundle.open(tmp_path / "bundle"), rtx, BuildOptions())
+    records = {one.record.component: one.record for one in built}
+    assert records["dit_step"].attention == records["dit_step"].blocks == 21
+    assert records["dit_step"].bytes > 500_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from copgen_edge.runtime.bundle import Bundle
-from copgen_edge.runtime.engines.cache import entries, prune, record_path
+from copgen_edge.runtime.engines.cache import entries, locked, prune, record_path
 from copgen_edge.runtime.engines.record import UPDATE, EngineRecord, differences
 from copgen_edge.runtime.errors import BackendError, RequestError
 
@@ -121,3 +121,66 @@ def test_a_record_is_read_as_it_was_written(engines: Bundle, tmp_path: Path) -> 
         with pytest.raises(BackendError, match="copgen-edge build"):
             EngineRecord.read(tmp_path / "x.json")
     assert issubclass(BackendError, RequestError)
+
+
+def test_prune_touches_nothing_that_no_build_made(engines: Bundle, tmp_path: Path) -> None:
+    root = engines.root / "engines"
+    folder = entries(engines)[0].path.parent
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    kept = [
+        root / "mine" / "yolo.engine",
+        root / "mine" / "yolo.json",
+        folder / "tuning.json",
+        outside / "package.json",
+    ]
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    (root / "empty").mkdir()
+    (root / "tensorrt-rtx-1.0-portable").symlink_to(outside)
+    (outside / "dit_step.fp16.engine.partial").write_text("half")
+    assert len(prune(engines, everything=True)) == 4
+    assert all(path.exists() for path in kept) and (root / "empty").is_dir()
+    assert (outside / "dit_step.fp16.engine.partial").exists()
+
+
+def test_what_is_no_file_is_told_of_and_does_not_stop_the_rest(engines: Bundle) -> None:
+    folder = entries(engines)[0].path.parent
+    (folder / "encoder_LULC_LULC.fp16.engine").symlink_to("/nowhere/at/all")
+    (folder / "decoder_LULC_LULC.fp16.engine").mkdir()
+    assert (
+        sorted(str(entry.problem) for entry in entries(engines) if entry.problem)
+        == ["it is no file but a link or a folder"] * 2
+    )
+    assert [entry.path.name for entry in prune(engines)] == ["encoder_LULC_LULC.fp16.engine"]
+    assert len(entries(engines)) == 5
+
+
+def test_one_build_or_prune_at_a_time(engines: Bundle) -> None:
+    with locked(engines), pytest.raises(RequestError, match="another build or prune is at work"):
+        prune(engines)
+    prune(engines)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": ["fp16"]},
+        {"seconds": "long"},
+        {"version": "a.b"},
+        {"version": 7},
+        {"capability": None},
+        {"attention": "x"},
+        {"bytes": True},
+    ],
+)
+def test_a_record_of_wrong_types_is_no_record(engines: Bundle, changes: dict[str, object]) -> None:
+    path = record_path(entries(engines)[0].path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert "is no engine record" in str(entries(engines)[0].problem)
+
+
+def test_a_record_nested_beyond_reading_is_no_record(engines: Bundle) -> None:
+    record_path(entries(engines)[0].path).write_text("[" * 100_000)
+    assert "is no engine record" in str(entries(engines)[0].problem)
