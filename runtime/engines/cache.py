@@ -86,6 +86,11 @@ def locked(bundle: Bundle) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RequestError(f"another build or prune is at work in {bundle.root}; wait until it is done") from None
+        except OSError as error:
+            raise RequestError(
+                f"{bundle.root} cannot be locked ({error.strerror}), so that two builds could meet there; copy it to "
+                "a local disk"
+            ) from None
         yield
     finally:
         os.close(folder)
