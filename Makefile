@@ -26,7 +26,7 @@ lint: $(INSTALLED)
 
 # A narrow torch: with a looser range pip takes a build with several gigabytes of CUDA libraries.
 $(INSTALLED): pyproject.toml
-	@echo "setting up $(VENV) (1.4 GB, once)"
+	@echo "setting up $(VENV) (1.9 GB, once)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0

@@ -44,3 +44,11 @@ def step_failed(precision: str, k: int, steps: int) -> NonFiniteError:
         f"{STEP} ({precision}) gave NaN or infinity at step {k + 1} of {steps}; nothing was written; try "
         "--precision fp32, and 'copgen-edge verify' on the bundle"
     )
+
+
+def failed_once(precision: str) -> NonFiniteError:
+    """The error of a run in ``precision`` that failed, and did not when it was repeated to name the step."""
+    return NonFiniteError(
+        f"{STEP} ({precision}) gave NaN or infinity once and not when the run was repeated with the same input; "
+        "nothing was written; check the GPU and its memory, and run again"
+    )

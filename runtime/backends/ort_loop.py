@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..components import STEP
-from ..errors import BackendError, NonFiniteError, one_line
+from ..errors import BackendError, one_line
 from ..modalities import JOINT_SIZE, KEYS
 from ..solver import Plan
-from .host_loop import step_failed
+from .host_loop import failed_once, step_failed
 from .update import COEFFICIENTS, STATE, coefficient_rows
 
 Floats = NDArray[np.float32]
@@ -94,10 +94,7 @@ class BoundLoop:
         if np.isfinite(end[:, moving]).all():
             return end
         self._run(plan, latents, times, moving, lambda done: None, watch=True)
-        raise NonFiniteError(
-            f"{STEP} ({self._precision}) gave NaN or infinity once and not when the run was repeated with the same "
-            "input; nothing was written; check the GPU and its memory, and run again"
-        )
+        raise failed_once(self._precision)
 
     def _run(
         self,

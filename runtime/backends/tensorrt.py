@@ -17,12 +17,12 @@ from ..engines.flavours import Flavour, installed_flavours
 from ..engines.match import usable_engine
 from ..engines.record import UPDATE, UPDATE_PRECISION
 from ..engines.session import EngineSession, Scratch, validity_problem
-from ..errors import BackendError, BundleError, DeviceError, NonFiniteError
+from ..errors import BackendError, BundleError, DeviceError
 from ..solver import Plan
 from . import Arrays
 from .cuda_probe import Gpu, gpus
 from .engine_loop import EngineLoop
-from .host_loop import step_failed
+from .host_loop import failed_once, step_failed
 
 Floats = NDArray[np.float32]
 
@@ -254,10 +254,7 @@ class TensorRtBackend:
         loop.run(plan, latents, times, moving, lambda done: None, look)
         if bad:
             raise step_failed(self.precision, bad[0], len(plan))
-        raise NonFiniteError(
-            f"{STEP} ({self.precision}) gave NaN or infinity once and not when the run was repeated with the same "
-            "input; nothing was written; check the GPU and its memory, and run again"
-        )
+        raise failed_once(self.precision)
 
 
 def _fill(array: Floats, rows: int) -> Floats:
