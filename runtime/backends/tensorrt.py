@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..components import STEP
-from ..device import Device, open_device
+from ..device import Buffer, Device, open_device
 from ..engines.flavours import Flavour, installed_flavours
 from ..engines.match import usable_engine
 from ..engines.record import UPDATE, UPDATE_PRECISION
@@ -91,6 +91,7 @@ class TensorRtBackend:
         self._scratch = Scratch(self._device)
         self._sessions: dict[str, EngineSession] = {}
         self._loops: dict[tuple[int, int], EngineLoop] = {}
+        self._edges: dict[tuple[str, str], Buffer] = {}
         self._last_plan: Plan | None = None
         self._obstacle: str | None = None
 
@@ -116,6 +117,8 @@ class TensorRtBackend:
                 if name in (STEP, UPDATE):
                     self._drop_loops()
                 session.close()
+            for key in [key for key in self._edges if key[0] == name]:
+                self._edges.pop(key).close()
         if not self._sessions:
             self._scratch.close()
 
@@ -179,13 +182,17 @@ class TensorRtBackend:
         """What runs: flavour, version, GPU, precision, reason, and whether steps are replayed as CUDA graphs."""
         by_whom = "yes, by TensorRT for RTX itself" if self._flavour.is_rtx else "yes"
         graphs = by_whom if self._cuda_graph else "no: not asked for"
+        self._device.activate()
+        free, total = self._device.memory()
         return {
             "backend": self.name,
             "provider": f"{self._flavour.name} {self._flavour.version}",
             "device": self._gpu.name,
             "precision": self.precision,
             "reason": self.reason,
-            "driver": self._device.kind,
+            "driver": f"{self._device.kind} ({self._device.reason})",
+            "device_memory_bytes": total,
+            "device_memory_free_bytes": free,
             "cuda_graph": f"no: {self._obstacle}" if self._obstacle else graphs,
             "threads": "default",
         }
@@ -194,22 +201,28 @@ class TensorRtBackend:
         count = len(next(iter(inputs.values())))
         rows = max(count, session.rows[0])
         device = self._device
-        with ExitStack() as stack:
-            addresses, shapes = {}, {}
-            for name, array in inputs.items():
-                filled = _fill(np.ascontiguousarray(array, np.float32), rows)
-                buffer = stack.enter_context(device.allocate(filled.nbytes))
-                device.upload(buffer.address, filled)
-                addresses[name], shapes[name] = buffer.address, filled.shape
-            found = {}
-            for spec in self._bundle.component(component).outputs:
-                found[spec.name] = np.empty((rows, *(int(size) for size in spec.shape[1:])), np.float32)
-                addresses[spec.name] = stack.enter_context(device.allocate(found[spec.name].nbytes)).address
-            session.call(addresses, shapes)
-            for name, array in found.items():
-                device.download(array, addresses[name])
-            device.synchronize()
+        addresses, shapes, found = {}, {}, {}
+        for name, array in inputs.items():
+            filled = _fill(np.ascontiguousarray(array, np.float32), rows)
+            addresses[name], shapes[name] = self._edge(component, name, filled.nbytes), filled.shape
+            device.upload(addresses[name], filled)
+        for spec in self._bundle.component(component).outputs:
+            found[spec.name] = np.empty((rows, *(int(size) for size in spec.shape[1:])), np.float32)
+            addresses[spec.name] = self._edge(component, spec.name, found[spec.name].nbytes)
+        session.call(addresses, shapes)
+        for name, array in found.items():
+            device.download(array, addresses[name])
+        device.synchronize()
         return {name: array[:count] for name, array in found.items()}
+
+    def _edge(self, component: str, tensor: str, size: int) -> int:
+        """The address of ``size`` bytes for an input or output, kept until the component is released."""
+        there = self._edges.get((component, tensor))
+        if there is None or there.size < size:
+            if there is not None:
+                self._edges.pop((component, tensor)).close()
+            there = self._edges[component, tensor] = self._device.allocate(size)
+        return there.address
 
     def _loop(self, rows: int, *, rest: bool = False) -> EngineLoop:
         """A loop of ``rows`` rows; for the rest of a run the smallest there is of as many or more."""

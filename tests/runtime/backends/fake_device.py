@@ -64,7 +64,7 @@ class FakeEvent:
 class FakeDevice:
     """Memory is filled with NaN: what is read before it was written shows."""
 
-    name, kind, stream = "NVIDIA Test", "fake", 7
+    name, kind, reason, stream = "NVIDIA Test", "fake", "made up", 7
 
     def __init__(self, *, total: int = 1 << 33, captures: bool = True) -> None:
         self.blocks: dict[int, NDArray[np.uint8]] = {}

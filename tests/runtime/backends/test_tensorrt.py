@@ -88,8 +88,15 @@ def test_engines_share_one_scratch_memory_and_give_all_back(opened: Bundle) -> N
     backend.load("dit_step")
     backend.load("encoder_DEM_DEM")
     assert len(device.blocks) == 1
-    backend.run("encoder_DEM_DEM", {"image": heights(2) / 800})
-    assert len(device.blocks) == 1
+    # Input and output keep their place from call to call, and grow when they must.
+    places = []
+    for rows in (2, 1, 4, 3):
+        backend.run("encoder_DEM_DEM", {"image": heights(rows) / 800})
+        places.append(set(device.blocks))
+        assert len(device.blocks) == 3
+    assert places[0] == places[1] != places[2] == places[3]
+    memory = backend.describe()
+    assert memory["device_memory_bytes"] > memory["device_memory_free_bytes"] > 0
     for name in ("encoder_DEM_DEM", "dit_step"):
         backend.release(name)
     assert not device.blocks
