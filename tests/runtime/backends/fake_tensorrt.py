@@ -85,17 +85,40 @@ class _Engine:
     def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
         return self._needs
 
-    def create_execution_context(self, strategy: str) -> _Context:
+    def create_execution_context(self, strategy: str | RuntimeConfig) -> _Context:
+        if isinstance(strategy, RuntimeConfig):
+            self._device.log.append(f"graphs {strategy.cuda_graph_strategy}")
+            assert strategy.dynamic_shapes_kernel_specialization_strategy == "eager"
+            strategy = strategy.allocation
         assert strategy == "user managed"
         return _Context(self._device, self._session, self._needs)
 
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
 
-def fake_flavour(device: FakeDevice) -> Flavour:
-    """A ``tensorrt`` 10.13 whose engines need more scratch memory the longer their name is."""
+
+class RuntimeConfig:
+    """What TensorRT for RTX asks for an execution context."""
+
+    allocation = "static"
+    cuda_graph_strategy = "disabled"
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.allocation = strategy
+
+
+def fake_flavour(device: FakeDevice, *, rtx: bool = False, valid: bool = True) -> Flavour:
+    """A ``tensorrt`` 10.13, or a TensorRT for RTX, whose engines need more scratch memory the longer their name is."""
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
             self._logger = logger
+
+        engine_header_size = 64
+
+        def get_engine_validity(self, serialized: bytes) -> tuple[str, int]:
+            return ("valid" if valid else "invalid"), 32
 
         def deserialize_cuda_engine(self, serialized: bytes) -> _Engine | None:
             if not serialized.startswith(_MARK):
@@ -108,7 +131,14 @@ def fake_flavour(device: FakeDevice) -> Flavour:
     strategies = type("Strategies", (), {"USER_MANAGED": "user managed"})
     module.__dict__.update(ILogger=_Logger, Runtime=Runtime, ExecutionContextAllocationStrategy=strategies)
     _Logger.__init__ = lambda self: None  # type: ignore[method-assign]
-    return Flavour("tensorrt", "10.13.0", module)
+    if not rtx:
+        return Flavour("tensorrt", "10.13.0", module)
+    module.__dict__.update(
+        EngineValidity=type("Validity", (), {"INVALID": "invalid"}),
+        CudaGraphStrategy=type("Graphs", (), {"DISABLED": "disabled", "WHOLE_GRAPH_CAPTURE": "whole"}),
+        DynamicShapesKernelSpecializationStrategy=type("Kernels", (), {"EAGER": "eager"}),
+    )
+    return Flavour("tensorrt-rtx", "1.7.1.116", module)
 
 
 def write_engines(bundle: Bundle, *, batch: tuple[int, int, int] = (1, 2, 4), **changes: Any) -> list[Path]:

@@ -13,6 +13,7 @@ from copgen_edge.runtime import Pipeline
 from copgen_edge.runtime.backends import create_backend, tensorrt
 from copgen_edge.runtime.backends.tensorrt import TensorRtBackend
 from copgen_edge.runtime.bundle import Bundle, FileRecord, write_manifest
+from copgen_edge.runtime.engines.flavours import find_flavour
 from copgen_edge.runtime.engines.match import built_precisions
 from copgen_edge.runtime.engines.options import BuildOptions
 from copgen_edge.runtime.errors import BackendError, EngineError, NonFiniteError
@@ -240,6 +241,67 @@ def test_a_network_that_gives_nan_is_named_by_its_step(opened: Bundle) -> None:
     start = np.zeros((1, 26118), np.float32)
     with pytest.raises(NonFiniteError, match="at step 3 of 4"):
         backend.denoise(plan, start, times, np.ones(26118, bool), lambda done: None)
+
+
+RTX = {"flavour": "tensorrt-rtx", "version": "1.7.1.116", "gpu": "portable", "capability": "any", "processors": 0}
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_rtx_is_told_to_capture_by_itself_and_only_where_addresses_stay(opened: Bundle, cuda_graph: bool) -> None:
+    write_engines(opened, **RTX)
+    device = FakeDevice()
+    tensorrt.installed_flavours = lambda: [fake_flavour(device, rtx=True)]
+    backend = TensorRtBackend(opened, "fp32", "asked for", cuda_graph=cuda_graph, device=device)
+    engine, plain = Pipeline(opened, backend), Pipeline(opened, create_backend(opened, "onnxruntime-cpu"))
+    found, expected = (p.generate({GIVEN: heights(1)}, [WANTED], steps=4, seed=2)[WANTED] for p in (engine, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=0.5)
+    assert "capture" not in device.log
+    # Network and update on both sides of the loop; encoder and decoder.
+    assert device.log.count("graphs whole") == (4 if cuda_graph else 0)
+    assert device.log.count("graphs disabled") == (2 if cuda_graph else 6)
+
+
+def test_what_rtx_calls_invalid_is_not_opened(opened: Bundle) -> None:
+    write_engines(opened, **RTX)
+    device = FakeDevice()
+    tensorrt.installed_flavours = lambda: [fake_flavour(device, rtx=True, valid=False)]
+    backend = TensorRtBackend(opened, "fp32", "asked for", device=device)
+    with pytest.raises(EngineError, match=r"invalid on this GPU \(diagnostics 32\)"):
+        backend.load("dit_step")
+    assert "invalid on this GPU" in str(tensorrt.tensorrt_obstacle(opened, "fp32"))
+
+
+@pytest.mark.tensorrt
+def test_the_real_library_has_the_names_that_are_used() -> None:
+    try:
+        trt = find_flavour("tensorrt-rtx").module
+    except BackendError as error:
+        pytest.skip(str(error))
+    for path in [
+        "Runtime.get_engine_validity",
+        "Runtime.engine_header_size",
+        "Runtime.deserialize_cuda_engine",
+        "Runtime.engine_host_code_allowed",
+        "EngineValidity.INVALID",
+        "ExecutionContextAllocationStrategy.USER_MANAGED",
+        "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
+        "CudaGraphStrategy.DISABLED",
+        "IRuntimeConfig.cuda_graph_strategy",
+        "DynamicShapesKernelSpecializationStrategy.EAGER",
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+        "IRuntimeConfig.set_execution_context_allocation_strategy",
+        "ICudaEngine.create_runtime_config",
+        "ICudaEngine.create_execution_context",
+        "ICudaEngine.get_device_memory_size_for_profile_v2",
+        "ICudaEngine.weight_streaming_budget_v2",
+        "ICudaEngine.get_weight_streaming_automatic_budget",
+        "IExecutionContext.set_input_shape",
+        "IExecutionContext.set_tensor_address",
+        "IExecutionContext.set_device_memory",
+        "IExecutionContext.execute_async_v3",
+    ]:
+        owner, name = path.split(".")
+        assert hasattr(getattr(trt, owner), name), path
 
 
 def test_auto_says_why_it_passed_over_tensorrt(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
