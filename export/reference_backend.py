@@ -19,14 +19,16 @@ from .components import build_module
 
 
 class ReferenceBackend:
-    """A checkpoint's components in PyTorch on the CPU; ``autocast`` runs them in bfloat16 as the authors' code does."""
+    """A checkpoint's components in PyTorch on ``device``, ``cpu`` or ``cuda``; ``autocast`` runs them in bfloat16, as
+    the authors' code does."""
 
     precision = "fp32"
     reason = "asked for"
 
-    def __init__(self, files: CheckpointFiles, *, autocast: bool = False) -> None:
+    def __init__(self, files: CheckpointFiles, *, autocast: bool = False, device: str = "cpu") -> None:
         self._files = files
         self._autocast = autocast
+        self._device = device
         self._modules: dict[str, nn.Module] = {}
         self.name = "pytorch-bf16-autocast" if autocast else "pytorch"
 
@@ -36,17 +38,18 @@ class ReferenceBackend:
     def load(self, component: str) -> None:
         """Build the component where it is not built yet."""
         if component not in self._modules:
-            self._modules[component] = build_module(self._files, component)
+            self._modules[component] = build_module(self._files, component).to(self._device)
 
     def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         """Outputs by name."""
         self.load(component)
         edges = contract(component)
-        tensors = [torch.from_numpy(np.ascontiguousarray(inputs[spec.name])) for spec in edges.inputs]
-        context = torch.autocast("cpu", dtype=torch.bfloat16) if self._autocast else nullcontext()
+        arrays = [np.ascontiguousarray(inputs[spec.name]) for spec in edges.inputs]
+        tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
+        context = torch.autocast(self._device, dtype=torch.bfloat16) if self._autocast else nullcontext()
         with torch.inference_mode(), context:
             found = self._modules[component](*tensors)
-        return {edges.outputs[0].name: found.float().numpy()}
+        return {edges.outputs[0].name: found.float().cpu().numpy()}
 
     def denoise(
         self,
@@ -68,7 +71,7 @@ class ReferenceBackend:
         return {
             "backend": self.name,
             "provider": "PyTorch",
-            "device": "CPU",
+            "device": "CPU" if self._device == "cpu" else torch.cuda.get_device_name(),
             "precision": self.precision,
             "reason": self.reason,
             "torch": torch.__version__,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..backends import create_backend
+from ..backends import Backend, create_backend
 from ..benchmark import Timing, measure_component, measure_run, measure_steps
 from ..bundle import Bundle
 from ..components import COMPONENTS, STEP
@@ -87,7 +88,7 @@ def command(
         opened = Bundle.open(bundle)
         names = components or tuple(opened.manifest.components)
         runner = create_backend(opened, backend, precision=precision, threads=threads, cuda_graph=not no_cuda_graph)
-        references = [_reference(opened, checkpoint, name, threads) for name in _COMPARISONS] if compare else []
+        references = [_reference(opened, checkpoint, name, runner, threads) for name in _COMPARISONS] if compare else []
         timings: list[Timing] = []
         with progress_bar(quiet) as progress:
             for number, name in enumerate(names):
@@ -145,11 +146,17 @@ def _random_bundle(
     return scratch / "bundle", checkpoint
 
 
-def _reference(bundle: Bundle, checkpoint: Path | None, name: str, threads: int) -> Any:
+def _reference(bundle: Bundle, checkpoint: Path | None, name: str, runner: Backend, threads: int) -> Any:
     files = need("copgen_ref.files").find_checkpoint(checkpoint).with_heads(bundle.manifest.model.get("heads"))
+    backend = need("export.reference_backend").ReferenceBackend
+    torch = import_module("torch")
     if threads:
-        need("torch").set_num_threads(threads)
-    return need("export.reference_backend").ReferenceBackend(files, autocast=name.endswith("autocast"))
+        torch.set_num_threads(threads)
+    # Beside an engine on a GPU stands PyTorch on the same.
+    device = "cpu" if runner.name == "onnxruntime-cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--compare pytorch beside an engine on a GPU needs a PyTorch built for CUDA; install one")
+    return backend(files, autocast=name.endswith("autocast"), device=device)
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (

@@ -296,6 +296,23 @@ def test_a_demo_below_a_file_is_refused(run: Run, tmp_path: Path) -> None:
     assert outcome.code == 2 and "choose another folder" in outcome.err
 
 
+def test_bench_beside_pytorch_takes_the_threads_it_is_given(
+    run: Run, copy_part: Callable[..., Path], checkpoint: Path
+) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        arguments = ("--checkpoint", checkpoint, "--compare", "pytorch", "--threads", 1, "--repeat", 1, "--runs", 0)
+        measured = run("bench", copy_part("decoder_S2L2A_B01_B09"), *arguments, "--json")
+        assert measured.code == 0, measured.err
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    engines = [row["engine"] for row in measured.json["components"]]
+    assert engines == ["onnxruntime-cpu", "pytorch", "pytorch-bf16-autocast"]
+
+
 def test_verify_shows_the_drift_along_a_run(run: Run, copy_part: Callable[..., Path]) -> None:
     root = copy_part("dit_step")
     verified = run("verify", root, "--backend", "onnxruntime-cpu", "--drift", 3, "--json")
