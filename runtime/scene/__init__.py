@@ -1,0 +1,1 @@
+"""Scenes of any size: one consistent draw over many windows, from real products, in bounded memory."""
