@@ -149,6 +149,34 @@ DEFAULT_SOLVER = "dpmpp-3s"
 DEFAULT_STEPS = 50
 
 
+@dataclass
+class PlanState:
+    """Where a run of a plan stands: ``done`` calls made, the state ``x``, the ``anchor`` and the last x0 predictions,
+    newest first; arrays (rows, floats) float32."""
+
+    done: int
+    x: Floats
+    anchor: Floats
+    predictions: list[Floats]
+
+    @classmethod
+    def begin(cls, x: Floats) -> PlanState:
+        """The start of a run from ``x``."""
+        return cls(0, x, x, [])
+
+    def advance(self, plan: Plan, noise: Floats) -> None:
+        """Make the next call's update, for the ``noise`` that the network finds in ``x``."""
+        k = self.done
+        if plan.begins[k]:
+            self.anchor = self.x
+        clean = (self.x - np.float32(plan.sigma[k]) * noise) / np.float32(plan.alpha[k])
+        self.predictions = [clean, *self.predictions[: HISTORY - 1]]
+        x = np.float32(plan.anchor[k]) * self.anchor
+        for weight, prediction in zip(plan.history[k], self.predictions, strict=False):
+            x += np.float32(weight) * prediction
+        self.x, self.done = x, k + 1
+
+
 def run_plan(
     plan: Plan,
     x: Floats,
@@ -160,16 +188,8 @@ def run_plan(
     ``noise_at(k, x)`` is the noise that the network finds in ``x`` at call ``k``; ``report`` is called with the calls
     done. What the two raise passes through.
     """
-    anchor = x
-    predictions: list[Floats] = []
+    state = PlanState.begin(x)
     for k in range(len(plan)):
-        noise = noise_at(k, x)
-        if plan.begins[k]:
-            anchor = x
-        clean = (x - np.float32(plan.sigma[k]) * noise) / np.float32(plan.alpha[k])
-        predictions = [clean, *predictions[: HISTORY - 1]]
-        x = np.float32(plan.anchor[k]) * anchor
-        for weight, prediction in zip(plan.history[k], predictions, strict=False):
-            x = x + np.float32(weight) * prediction
+        state.advance(plan, noise_at(k, state.x))
         report(k + 1)
-    return x
+    return state.x

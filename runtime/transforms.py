@@ -51,8 +51,21 @@ def to_physical(key: str, model: ArrayLike) -> Array:
     expected = m.image_shape if m.is_image else m.latent_shape
     if values.ndim != 4 or values.shape[1:] != expected:
         raise RequestError(f"{key}: found an array of shape {values.shape}, expected {_rows_of(expected)}")
+    return _checked_back(m, values)
+
+
+def image_to_physical(key: str, model: ArrayLike) -> Array:
+    """As :func:`to_physical`, for images (rows, channels, H, W) of any height and width: parts of a scene."""
+    m = get(key)
+    values = np.asarray(model, np.float32)
+    if not m.is_image or values.ndim != 4 or values.shape[1] != m.channels:
+        raise RequestError(f"{key}: found an array of shape {values.shape}, expected (rows, {m.channels}, H, W)")
+    return _checked_back(m, values)
+
+
+def _checked_back(m: Modality, values: Floats) -> Array:
     if not np.isfinite(values).all():
-        raise RequestError(f"{key}: found NaN or infinity in model space; there is no physical value for it")
+        raise RequestError(f"{m.key}: found NaN or infinity in model space; there is no physical value for it")
     return _BACK[m.kind](m, values)
 
 
