@@ -6,8 +6,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,11 @@ from .memory import available_bytes
 from .modalities import JOINT_SIZE, get, resolve
 from .noise import check_seed
 from .pipeline import Pipeline, Progress
+from .provenance import days, degrees, describe_run, engine_notes, raster_tags
 from .raster.conditions import Conditions, ReadOptions, read_conditions
 from .raster.quicklook import write_quicklook
 from .raster.write import estimate_bytes, write_modality
+from .solver import Plan
 from .weights import words_for
 
 RESULT = "result.json"
@@ -91,7 +91,7 @@ def generate_folder(
     with new_folder(request.out, estimate_bytes(outputs, request.samples) + _OVERHEAD_BYTES) as work:
         clock.enter("read")
         conditions = read_conditions(request.conditions, request.options)
-        for line in (*_engine_notes(pipeline), *conditions.notes):
+        for line in (*engine_notes(pipeline), *conditions.notes):
             say(line)
         samples = pipeline.generate(
             conditions.physical,
@@ -103,30 +103,19 @@ def generate_folder(
             progress=clock.progress,
         )
         clock.enter("write")
-        provenance = _provenance(pipeline, request, plan.solver, len(plan), conditions)
+        provenance = _provenance(pipeline, request, plan, conditions)
         files = _write(work, conditions, samples, provenance)
         clock.enter("")
         result = {
             **provenance,
             "samples": request.samples,
-            "place": _degrees(samples.get("3d_cartesian_lat_lon")),
-            "date": _days(samples.get("mean_timestamps")),
+            "place": degrees(samples["3d_cartesian_lat_lon"]) if "3d_cartesian_lat_lon" in samples else None,
+            "date": days(samples["mean_timestamps"]) if "mean_timestamps" in samples else None,
             "files": files,
             "seconds": clock.seconds,
         }
         (work / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return result
-
-
-def _engine_notes(pipeline: Pipeline) -> list[str]:
-    runs = pipeline.backend.describe()
-    notes = [f"backend: {runs['backend']} on {runs['device']}, {runs['precision']} ({runs['reason']})"]
-    return [*notes, *_weights_notes(pipeline)]
-
-
-def _weights_notes(pipeline: Pipeline) -> list[str]:
-    note = words_for(pipeline.bundle.manifest.model["weights"]).note
-    return [note] if note else []
 
 
 def _check(request: Request) -> tuple[str, ...]:
@@ -155,50 +144,25 @@ def _check_memory(outputs: tuple[str, ...], samples: int) -> None:
         )
 
 
-def _provenance(
-    pipeline: Pipeline, request: Request, solver: str, steps: int, conditions: Conditions
-) -> dict[str, Any]:
-    bundle, window = pipeline.bundle, conditions.window
+def _provenance(pipeline: Pipeline, request: Request, plan: Plan, conditions: Conditions) -> dict[str, Any]:
+    window = conditions.window
     lat, lon = window.center
-    named = {key: (name, value) for name, value in request.conditions for key in resolve([name])}
+    named = {key: "=".join(pair) for pair in request.conditions for key in resolve([pair[0]])}
+    given = {key: (named[key], conditions.files.get(key, ())) for key in conditions.physical}
     return {
-        "copgen_edge": version("copgen-edge"),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "model": dict(bundle.manifest.model),
-        "bundle": {"path": str(bundle.root), "manifest_sha256": bundle.digest, "source": bundle.manifest.source},
-        "backend": pipeline.backend.describe(),
-        "solver": solver,
-        "steps": steps,
-        "seed": request.seed,
+        **describe_run(pipeline, plan, request.seed, given, conditions.notes),
         "window": {
             "crs": window.crs.to_string(),
             "bounds": list(window.bounds),
             "center": {"lat": round(lat, 7), "lon": round(lon, 7)},
         },
-        "conditions": {
-            key: {
-                "given_as": "=".join(named[key]),
-                "files": [{"path": str(path), "sha256": sha256(path)} for path in conditions.files.get(key, ())],
-            }
-            for key in conditions.physical
-        },
-        "notes": [*_weights_notes(pipeline), *conditions.notes],
     }
 
 
 def _write(
     work: Path, conditions: Conditions, samples: dict[str, NDArray[np.generic]], provenance: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    tags = {
-        "COPGEN_EDGE": provenance["copgen_edge"],
-        "COPGEN_MODEL": provenance["model"].get("variant", "custom"),
-        "COPGEN_WEIGHTS": provenance["model"]["weights"],
-        "COPGEN_BUNDLE_SHA256": provenance["bundle"]["manifest_sha256"],
-        "COPGEN_BACKEND": f"{provenance['backend']['backend']} {provenance['backend']['precision']}",
-        "COPGEN_SOLVER": f"{provenance['solver']} {provenance['steps']}",
-        "COPGEN_SEED": str(provenance["seed"]),
-        "COPGEN_CONDITIONS": " ".join(provenance["conditions"]),
-    }
+    tags = raster_tags(provenance)
     files: list[dict[str, Any]] = []
     for key, values in samples.items():
         if get(key).is_image:
@@ -217,15 +181,3 @@ def _title(provenance: dict[str, Any]) -> str:
         f"COP-GEN {name} at {center['lat']:.4f}, {center['lon']:.4f}: "
         f"{provenance['steps']} steps of {provenance['solver']}, seed {provenance['seed']}"
     )
-
-
-def _degrees(place: NDArray[np.generic] | None) -> list[dict[str, float]] | None:
-    if place is None:
-        return None
-    return [{"lat": round(float(lat), 6), "lon": round(float(lon), 6)} for lat, lon in place]
-
-
-def _days(date: NDArray[np.generic] | None) -> list[str] | None:
-    if date is None:
-        return None
-    return [f"{int(year):04d}-{int(month):02d}-{int(day):02d}" for year, month, day in date]

@@ -41,7 +41,7 @@ class Pipeline:
         self.bundle = bundle
         self.backend = backend
         self._low_memory = low_memory
-        self._batch = batch
+        self.batch = batch
 
     @classmethod
     def load(
@@ -130,11 +130,11 @@ class Pipeline:
                 else:
                     values = latent_noise(key, rows, seed=seed, purpose=purpose)
                 state[:, JOINT_SLICES[key]] = values.reshape(rows, -1)
-        batches = range(0, rows, self._batch)
+        batches = range(0, rows, self.batch)
         progress("denoise", 0, len(batches) * len(plan))
         self.backend.load(STEP)
         for number, start in enumerate(batches):
-            stop = start + self._batch
+            stop = start + self.batch
 
             def report(done: int, number: int = number) -> None:
                 progress("denoise", number * len(plan) + done, len(batches) * len(plan))
@@ -250,8 +250,8 @@ class Pipeline:
 
     def _run(self, component: str, source: str, target: str, array: Floats) -> Floats:
         parts = []
-        for start in range(0, len(array), self._batch):
-            part = self.backend.run(component, {source: array[start : start + self._batch]})[target]
+        for start in range(0, len(array), self.batch):
+            part = self.backend.run(component, {source: array[start : start + self.batch]})[target]
             if not np.isfinite(part).all():
                 raise NonFiniteError(
                     f"{component} ({self.backend.precision}) gave NaN or infinity; nothing was written; try "
