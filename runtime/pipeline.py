@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,10 @@ from .modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get, resolve
 from .noise import latent_noise
 from .schedule import TRAIN_STEPS
 from .solver import Plan, make_plan
+
+if TYPE_CHECKING:
+    from .raster.conditions import ReadOptions
+    from .scene.arrays import GeoArray
 
 Floats = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -210,6 +215,53 @@ class Pipeline:
             initial_noise={key: noise[key] for key in wanted},
             absent_noise={key: noise[key] for key in noise if key not in wanted},
             solver=plan.solver,
+            progress=progress,
+        )
+
+    def generate_scene(
+        self,
+        conditions: Mapping[str, GeoArray],
+        outputs: Sequence[str],
+        *,
+        place: bool = False,
+        date: tuple[int, int, int] | None = None,
+        samples: int = 1,
+        steps: int | None = None,
+        seed: int = 0,
+        solver: str | None = None,
+        overlap: int = 25,
+        bbox: tuple[float, float, float, float] | None = None,
+        options: ReadOptions | None = None,
+        progress: Progress = _silent,
+    ) -> dict[str, Any]:
+        """``samples`` draws of ``outputs`` for a scene of any size, all windows of 1920 m denoised together.
+
+        ``conditions`` are keys with their :class:`~copgen_edge.runtime.scene.arrays.GeoArray`; they may differ in grid
+        and CRS, and NaN or ``nodata`` marks what is not known. ``place`` takes each window's middle as a condition,
+        ``date`` a year, month and day. The scene is ``bbox`` (west, south, east, north in degrees) or where the
+        conditions overlap, on the grid of the Sentinel-2 condition or of the UTM zone. ``overlap`` is 0, 25 or 50
+        percent. All of it is held in memory; ``copgen-edge scene`` works in files.
+
+        Results are, by key, a GeoArray of values (samples, bands, H, W) at the modality's own resolution, float32 or
+        uint8 codes; for the place an array (samples, windows, 2) of degrees, for the date (samples, 3). A scene of one
+        window gives what :meth:`generate` gives. Raises as :meth:`generate` does, and :class:`RasterError` for
+        conditions that cannot serve.
+        """
+        from .scene.arrays import generate_scene
+
+        return generate_scene(
+            self,
+            conditions,
+            outputs,
+            place=place,
+            date=date,
+            samples=samples,
+            steps=steps,
+            seed=seed,
+            solver=solver,
+            overlap=overlap,
+            bbox=bbox,
+            options=options,
             progress=progress,
         )
 

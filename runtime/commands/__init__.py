@@ -24,6 +24,7 @@ VERBS = {
     "cache": "List, check and prune the engines of a bundle.",
     "verify": "Check a bundle against its reference.",
     "generate": "Generate the missing modalities of a place.",
+    "scene": "Generate the missing modalities of a scene of any size.",
     "evaluate": "Judge samples against the truth or a baseline.",
     "info": "Say what a bundle holds.",
     "bench": "Measure a bundle on this machine.",

@@ -51,6 +51,20 @@ class CommaList(click.ParamType):
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+class Pair(click.ParamType):
+    """``NAME=VALUE``."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, found, rest = value.partition("=")
+        if not found or not name.strip() or not rest.strip():
+            self.fail(f"found {value!r}, expected NAME=VALUE such as DEM=dem.tif", param, ctx)
+        return name.strip(), rest.strip()
+
+
 def whole_number(text: str) -> int:
     """A whole number of at most ten characters: what is longer is no pixel and no code, and may have no float."""
     if len(text.strip()) > 10:

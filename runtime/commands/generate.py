@@ -17,6 +17,7 @@ from ..solver import DEFAULT_SOLVER, DEFAULT_STEPS, SOLVERS
 from .common import (
     CodeMap,
     CommaList,
+    Pair,
     backend_options,
     bundle_argument,
     emit,
@@ -28,20 +29,6 @@ from .common import (
     threads_option,
     whole_number,
 )
-
-
-class Pair(click.ParamType):
-    """``NAME=VALUE``."""
-
-    name = "NAME=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        name, found, rest = value.partition("=")
-        if not found or not name.strip() or not rest.strip():
-            self.fail(f"found {value!r}, expected NAME=VALUE such as DEM=dem.tif", param, ctx)
-        return name.strip(), rest.strip()
 
 
 class Place(click.ParamType):

@@ -18,7 +18,7 @@ from ..backends.host_loop import step_failed
 from ..components import STEP
 from ..modalities import JOINT_SIZE, JOINT_SLICES
 from ..solver import Plan, PlanState
-from .draw import Layout, Windows
+from .draw import Windows
 
 Floats = NDArray[np.float32]
 
@@ -26,7 +26,6 @@ Floats = NDArray[np.float32]
 def denoise_scene(
     backend: Backend,
     plan: Plan,
-    layout: Layout,
     windows: Windows,
     state: PlanState,
     *,
@@ -40,6 +39,7 @@ def denoise_scene(
     with the state after each call of the plan, so that a long draw can be taken up again. Raises
     :class:`NonFiniteError` naming the call at which the network gave NaN or infinity for what is generated.
     """
+    layout = windows.layout
     moving = np.zeros(JOINT_SIZE, bool)
     for key in layout.outputs:
         moving[JOINT_SLICES[key]] = True

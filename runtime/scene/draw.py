@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from .grid import WINDOW_CELLS, SceneGrid
 
 Floats = NDArray[np.float32]
 
-DATE = "mean_timestamps"
+PLACE, DATE = "3d_cartesian_lat_lon", "mean_timestamps"
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,21 @@ class Layout:
             latents[window] = part
 
 
+class ByWindow(Protocol):
+    """Something flat for each window, such as an array (windows, floats)."""
+
+    def __getitem__(self, window: int, /) -> Floats: ...
+
+
 @dataclass
 class Given:
     """What is known of a scene, as scaled latents.
 
-    ``latents`` holds for each condition an array (windows, floats) float32, of a file where it is large; ``present``
+    ``latents`` gives for each condition and window its floats, float32, of a file where they are many; ``present``
     (windows,) says where the condition is known at all: elsewhere the modality is absent.
     """
 
-    latents: dict[str, Floats] = field(default_factory=dict)
+    latents: dict[str, ByWindow] = field(default_factory=dict)
     present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
@@ -112,7 +119,7 @@ class Windows:
     """What the network is given, window by window, for one sample of a scene."""
 
     def __init__(self, layout: Layout, given: Given, *, seed: int, sample: int) -> None:
-        self._layout = layout
+        self.layout = layout
         self._given = given
         self._sizes = [prod(layout.shape(key)) for key in layout.outputs]
         gaps = [key for key in KEYS if key not in layout.outputs and not self._everywhere(key)]
@@ -124,9 +131,7 @@ class Windows:
     def split(self, flat: Floats) -> dict[str, Floats]:
         """The flat joint latents (floats,) of the scene by modality, as views."""
         parts = np.split(flat, np.cumsum(self._sizes)[:-1])
-        return {
-            key: part.reshape(self._layout.shape(key)) for key, part in zip(self._layout.outputs, parts, strict=True)
-        }
+        return {key: part.reshape(self.layout.shape(key)) for key, part in zip(self.layout.outputs, parts, strict=True)}
 
     def rows(self, flat: Floats, time: float, windows: Sequence[int]) -> tuple[Floats, Floats]:
         """Latents (rows, 26118) and timesteps (rows, 12) of ``windows`` when what is generated stands at ``flat`` and
@@ -137,12 +142,12 @@ class Windows:
         for row, window in enumerate(windows):
             for number, key in enumerate(KEYS):
                 if key in state:
-                    latents[row, JOINT_SLICES[key]] = self._layout.part(key, state[key], window)
+                    latents[row, JOINT_SLICES[key]] = self.layout.part(key, state[key], window)
                     times[row, number] = time * TRAIN_STEPS
                 elif key in self._given.present and self._given.present[key][window]:
                     latents[row, JOINT_SLICES[key]] = self._given.latents[key][window]
                 else:
-                    latents[row, JOINT_SLICES[key]] = self._layout.part(key, self._absent[key], window)
+                    latents[row, JOINT_SLICES[key]] = self.layout.part(key, self._absent[key], window)
                     times[row, number] = TRAIN_STEPS
         return latents, times
 
@@ -150,8 +155,8 @@ class Windows:
         """Add what the network found in ``windows``, ``noise`` (rows, 26118), to the scene's flat ``into``."""
         scene = self.split(into)
         for row, window in enumerate(windows):
-            for key in self._layout.outputs:
-                self._layout.blend(key, scene[key], noise[row, JOINT_SLICES[key]], window)
+            for key in self.layout.outputs:
+                self.layout.blend(key, scene[key], noise[row, JOINT_SLICES[key]], window)
 
 
 def begin(layout: Layout, *, seed: int, sample: int) -> Floats:

@@ -14,7 +14,7 @@ from ..noise import latent_noise
 from ..pipeline import Pipeline
 from ..raster.nodata import fill_codes, fill_values
 from ..raster.window import GroundWindow
-from .draw import DATE, Layout
+from .draw import DATE, PLACE, Layout
 
 Floats = NDArray[np.float32]
 
@@ -72,7 +72,7 @@ def encode_windows(pipeline: Pipeline, layout: Layout, source: Source, windows: 
 def given_place(pipeline: Pipeline, layout: Layout) -> Floats:
     """Latents (windows, 3) of the place as a condition: the middle of each window."""
     centers = np.array([layout.grid.ground(cell).center for cell in layout.windows])
-    return _scalar(pipeline, "3d_cartesian_lat_lon", centers)
+    return _scalar(pipeline, PLACE, centers)
 
 
 def given_date(pipeline: Pipeline, layout: Layout, date: tuple[int, int, int]) -> Floats:
