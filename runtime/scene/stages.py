@@ -17,10 +17,11 @@ from .decode import decode_strips
 from .denoise import denoise_scene
 from .draw import DATE, PLACE, Given, Layout, Windows, begin
 from .encode import encode_windows, given_date, given_place
+from .ledger import save_array
 from .rasters import StripWriter
 from .request import SceneTask
 from .seams import SeamMeter
-from .workplace import Workplace, save_array
+from .workplace import Workplace
 
 Floats = NDArray[np.float32]
 
