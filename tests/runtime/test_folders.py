@@ -80,7 +80,7 @@ def test_too_little_room_is_said_before_the_work(tmp_path: Path, monkeypatch: py
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 5_000_000))
     with (
-        pytest.raises(RequestError, match=r"5 MB free and up to 7 MB are needed; make room"),
+        pytest.raises(RequestError, match=r"5 MB free and the result needs up to 7 MB; make room"),
         new_folder(tmp_path / "a" / "out", 7_000_000),
     ):
         pytest.fail("the block must not run")
