@@ -6,7 +6,7 @@ It needs no download, so a first run and the tests have something to read. Nothi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date as Date  # noqa: N812
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from rasterio.crs import CRS
 from ..runtime.errors import RequestError
 from ..runtime.folders import whole_file
 from ..runtime.modalities import CELL_METRES, MODALITIES, PATCH_METRES, Modality
-from ..runtime.raster.palette import CLASS_COLOURS
+from ..runtime.raster.storage import Storage, of_values
 from ..runtime.raster.window import STEP_METRES, WGS84, project, utm
-from ..runtime.raster.write import REFLECTANCE_SCALE, write_geotiff
+from ..runtime.raster.write import write_geotiff
 from .world import draw
 
 # Chosen by eye: the middle 1.92 km have a river, woods, fields and steep rock, and a small cloud with its shadow.
@@ -35,8 +35,6 @@ _MARGIN = CELL_METRES // 2
 """Metres that the elevation reaches beyond the rest, so that a window at the edge can interpolate it. Windows on the
 scene's own grid need none."""
 
-_UNITS = {"elevation": "m", "backscatter": "linear power", "reflectance": "reflectance", "codes": "class"}
-_NODATA = {"LULC": 0.0, "cloud_mask": 255.0, "S2L1C": 0.0, "S2L2A": 0.0}
 _OFFSETS = {"S2L1C": "RADIO_ADD_OFFSET", "S2L2A": "BOA_ADD_OFFSET"}
 
 
@@ -121,26 +119,20 @@ def _corner(latitude: float, longitude: float, size: int) -> tuple[CRS, int, int
 def _write_modality(
     folder: Path, m: Modality, pixels: NDArray[Any], crs: CRS, grid: Affine, tags: Mapping[str, str]
 ) -> None:
-    common: dict[str, Any] = {
-        "crs": crs,
-        "transform": grid,
-        "nodata": _NODATA.get(m.family, float("nan")),
-        "units": _UNITS[m.kind],
-    }
+    storage = of_values(m)
     if m.kind != "reflectance":
-        if m.is_codes:
-            common["colours"] = CLASS_COLOURS[m.key]
-            common["band_tags"] = {f"CLASS_{code}": name for code, name in m.codes.items()}
-        _write_whole(folder / f"{m.family}.tif", pixels, descriptions=m.bands, tags=tags, **common)
+        _write_whole(folder / f"{m.family}.tif", pixels, storage, crs, grid, tags)
         return
     # Without it a reader would have to guess whether the DN carry the offset of baseline 04.00.
     said = {**tags, _OFFSETS[m.family]: "0"}
     for band, values in zip(m.bands, pixels, strict=True):
         path = folder / m.family / f"{band}.tif"
         stored = values[np.newaxis].astype(np.uint16)
-        _write_whole(path, stored, descriptions=[band], scale=REFLECTANCE_SCALE, tags=said, **common)
+        _write_whole(path, stored, replace(storage, descriptions=[band]), crs, grid, said)
 
 
-def _write_whole(path: Path, pixels: NDArray[Any], **metadata: Any) -> None:
+def _write_whole(
+    path: Path, pixels: NDArray[Any], storage: Storage, crs: CRS, grid: Affine, tags: Mapping[str, str]
+) -> None:
     with whole_file(path) as partial:
-        write_geotiff(partial, pixels, **metadata)
+        write_geotiff(partial, pixels, storage, crs=crs, transform=grid, tags=tags)

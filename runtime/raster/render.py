@@ -9,7 +9,8 @@ import numpy as np
 
 from ..modalities import get
 from .palette import CLASS_COLOURS, HEAT, HYPSOMETRIC, ramp
-from .write import REFLECTANCE_SCALE, mode_and_agreement
+from .storage import REFLECTANCE_SCALE
+from .write import mode_and_agreement
 
 SUN_AZIMUTH, SUN_ALTITUDE = 315.0, 45.0
 """Where the light of the shaded relief comes from, in degrees clockwise from north and above the horizon."""

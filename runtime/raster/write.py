@@ -1,88 +1,43 @@
-"""Samples of one modality as GeoTIFFs at its native resolution, with the statistics of many samples.
-
-Metadata follows GDAL's model: ``value = stored * scale + offset``, and the unit is that of ``value``.
-"""
+"""Samples of one modality as GeoTIFFs at its native resolution, with the statistics of many samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
-from ..errors import CopgenError, NonFiniteError, RequestError
+from ..errors import CopgenError, RequestError
 from ..modalities import Modality, get
-from .palette import CLASS_COLOURS, Colour
+from .storage import Storage, encode, of_share, of_statistic, of_values
 from .window import GroundWindow
 
-REFLECTANCE_SCALE = 0.0001
-"""Reflectance of one DN of Sentinel-2."""
-
-_BLOCK = 256
 _FILE_OVERHEAD = 16 * 1024
-_UNITS = {"reflectance": "reflectance", "backscatter": "linear power", "elevation": "m", "codes": "class"}
-_NO_CLASS = {"LULC": 0, "cloud_mask": 255}
 
 
 def write_geotiff(
     path: Path,
     pixels: np.ndarray,
+    storage: Storage,
     *,
     crs: CRS,
     transform: Affine,
-    nodata: float,
-    descriptions: Sequence[str],
-    units: str,
-    scale: float = 1.0,
-    colours: Mapping[int, Colour] | None = None,
-    tags: Mapping[str, str] | None = None,
-    band_tags: Mapping[str, str] | None = None,
+    tags: Mapping[str, str],
 ) -> None:
-    """Write ``pixels`` (C, H, W) as a tiled, DEFLATE-compressed GeoTIFF whose pixels are areas.
+    """Write ``pixels`` (C, H, W), of the dtype of ``storage``, as a tiled, DEFLATE-compressed GeoTIFF.
 
-    ``colours`` (code -> RGB) needs one band of uint8. ``band_tags`` go to every band. The file is made in memory
-    first, so that a full disk shows as one error here and never as a raster that GDAL closed half written.
+    The file is made in memory first, so that a full disk shows as one error here and never as a raster that GDAL
+    closed half written.
 
     Raises :class:`CopgenError` where ``path`` cannot be written.
     """
-    count, height, width = pixels.shape
-    # Half the image at most: readers call a raster of one block untiled, whatever its file says.
-    block = max(16, min(_BLOCK, height // 2, width // 2) // 16 * 16)
-    profile: dict[str, Any] = {
-        "driver": "GTiff",
-        "count": count,
-        "height": height,
-        "width": width,
-        "dtype": pixels.dtype,
-        "crs": crs,
-        "transform": transform,
-        "nodata": nodata,
-        "tiled": True,
-        "blockxsize": block,
-        "blockysize": block,
-        "interleave": "band",
-        "compress": "deflate",
-        "photometric": "palette" if colours else "minisblack",
-    }
-    # Neighbouring codes have no meaningful difference: a predictor would only blur their runs.
-    if not colours:
-        profile["predictor"] = 3 if pixels.dtype.kind == "f" else 2
+    height, width = pixels.shape[1:]
     with MemoryFile() as memory:
-        with memory.open(**profile) as dataset:
-            if colours:
-                # Before the pixels: afterwards GDAL could only put the table in a side file.
-                dataset.write_colormap(1, dict(colours))
-            dataset.descriptions = tuple(descriptions)
-            dataset.units = (units,) * count
-            dataset.scales = (scale,) * count
-            dataset.offsets = (0.0,) * count
-            dataset.update_tags(**{**(tags or {}), "AREA_OR_POINT": "Area"})
-            for band in range(1, count + 1):
-                dataset.update_tags(band, **(band_tags or {}))
+        with memory.open(**storage.profile(height, width, crs, transform)) as dataset:
+            storage.describe(dataset, tags)
             dataset.write(pixels)
         try:
             path.write_bytes(memory.getbuffer())
@@ -101,9 +56,7 @@ def write_modality(
     modality's size, which is what fills ``window``. ``tags`` go into every file. Returns a dictionary a file: ``file``
     (name), ``modality``, ``kind``, ``sample`` (None for statistics).
 
-    - ``<key>.sample-<s>.tif``: Sentinel-2 as uint16 DN, rounded and clipped to 1..65535, nodata 0, scale 0.0001
-      (unit reflectance); radar and elevation as float32, nodata NaN; codes as uint8 with colour table, class names as
-      band tags ``CLASS_<code>``, nodata 0 (land cover) or 255 (cloud mask).
+    - ``<key>.sample-<s>.tif``: values as :func:`.storage.of_values` says.
     - continuous, S > 1: ``<key>.mean.tif``, ``<key>.std.tif``: mean and population standard deviation (ddof 0) of the
       sample files' values, float32, nodata NaN, in the samples' stored unit with the samples' scale.
     - codes, S > 1: ``<key>.mode.tif``: the most frequent code, of equals the lowest; ``<key>.agreement.tif``: the
@@ -116,39 +69,28 @@ def write_modality(
     stored = _stored(modality, samples)
     total = len(stored)
     transform = window.transform(modality.resolution)
-    codes = modality.is_codes
     files: list[dict[str, str | int | None]] = []
 
-    def write(kind: str, pixels: np.ndarray, statistic: str, sample: int | None = None, share: bool = False) -> None:
-        classes = codes and not share
+    def write(kind: str, pixels: np.ndarray, storage: Storage, statistic: str, sample: int | None = None) -> None:
         suffix = kind if sample is None else f"{kind}-{sample:0{len(str(total - 1))}d}"
         name = f"{key}.{suffix}.tif"
-        write_geotiff(
-            folder / name,
-            pixels,
-            crs=window.crs,
-            transform=transform,
-            nodata=_nodata(modality, pixels.dtype),
-            descriptions=("agreement",) if share else modality.bands,
-            units="1" if share else _UNITS[modality.kind],
-            scale=REFLECTANCE_SCALE if modality.kind == "reflectance" else 1.0,
-            colours=CLASS_COLOURS[key] if classes else None,
-            tags={**tags, "MODALITY": key, "STATISTIC": statistic},
-            band_tags={f"CLASS_{code}": label for code, label in modality.codes.items()} if classes else None,
-        )
+        said = {**tags, "MODALITY": key, "STATISTIC": statistic}
+        write_geotiff(folder / name, pixels, storage, crs=window.crs, transform=transform, tags=said)
         files.append({"file": name, "modality": key, "kind": kind, "sample": sample})
 
+    values = of_values(modality)
     for s, pixels in enumerate(stored):
-        write("sample", pixels, f"sample {s} of {total}, counted from 0", sample=s)
-    if total > 1 and codes:
+        write("sample", pixels, values, f"sample {s} of {total}, counted from 0", sample=s)
+    if total > 1 and modality.is_codes:
         mode, agreement = mode_and_agreement(stored, modality.codes)
-        write("mode", mode.astype(np.uint8), f"mode of {total} samples, ties to the lowest code")
-        write("agreement", agreement, f"share of {total} samples that equal the mode", share=True)
+        write("mode", mode.astype(np.uint8), values, f"mode of {total} samples, ties to the lowest code")
+        write("agreement", agreement, of_share(["agreement"]), f"share of {total} samples that equal the mode")
     elif total > 1:
         mean = stored.mean(axis=0, dtype=np.float64)
         std = stored.std(axis=0, dtype=np.float64)
-        write("mean", mean.astype(np.float32), f"mean of {total} samples")
-        write("std", std.astype(np.float32), f"population standard deviation (ddof 0) of {total} samples")
+        amounts = of_statistic(modality)
+        write("mean", mean.astype(np.float32), amounts, f"mean of {total} samples")
+        write("std", std.astype(np.float32), amounts, f"population standard deviation (ddof 0) of {total} samples")
     return files
 
 
@@ -171,22 +113,12 @@ def estimate_bytes(keys: Iterable[str], samples: int) -> int:
         if not modality.is_image:
             continue
         pixels = len(modality.bands) * modality.size**2
-        per_sample = pixels * _dtype(modality).itemsize
+        per_sample = pixels * np.dtype(of_values(modality).dtype).itemsize
         files, statistics = samples, 0
         if samples > 1:
             files, statistics = samples + 2, pixels * (1 + 4 if modality.is_codes else 4 + 4)
         total += samples * per_sample + statistics + files * _FILE_OVERHEAD
     return total
-
-
-def _dtype(modality: Modality) -> np.dtype[Any]:
-    return np.dtype({"reflectance": "uint16", "codes": "uint8"}.get(modality.kind, "float32"))
-
-
-def _nodata(modality: Modality, dtype: np.dtype[Any]) -> float:
-    if dtype.kind == "f":
-        return float("nan")
-    return _NO_CLASS[modality.family] if modality.is_codes else 0
 
 
 def _stored(modality: Modality, samples: np.ndarray) -> np.ndarray:
@@ -199,20 +131,4 @@ def _stored(modality: Modality, samples: np.ndarray) -> np.ndarray:
             f"samples of {key} have shape {samples.shape}; expected (S, {', '.join(map(str, expected))}) with S of at "
             "least 1: pass what the pipeline decoded for the window"
         )
-    bad = samples.size - int(np.count_nonzero(np.isfinite(samples)))
-    if bad:
-        raise NonFiniteError(
-            f"{bad} of {samples.size} values of {key} are NaN or infinite, expected none; nothing of it was written: "
-            "run 'copgen-edge verify' on the bundle, or use a higher precision"
-        )
-    if modality.is_codes:
-        unknown = np.setdiff1d(samples, list(modality.codes))
-        if unknown.size:
-            raise RequestError(
-                f"{key} holds code {unknown[0]}; expected only {', '.join(map(str, modality.codes))}: "
-                "convert to codes with transforms.to_physical first"
-            )
-    elif modality.kind == "reflectance":
-        # 0 stays free for nodata: a dark pixel that the model drew is data.
-        samples = np.clip(np.rint(samples), 1, np.iinfo(np.uint16).max)
-    return samples.astype(_dtype(modality))
+    return encode(modality, samples)
