@@ -87,14 +87,15 @@ def test_half_precision_weights_give_float32_images_close_by(autoencoder: Autoen
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_group_norm_is_torchs(dtype: torch.dtype, training: bool) -> None:
+@pytest.mark.parametrize(("groups", "size"), [(32, (5, 7)), (2, (89, 64))], ids=["one sum", "by rows"])
+def test_group_norm_is_torchs(dtype: torch.dtype, training: bool, groups: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    norm = GroupNormFloat32(32, 96, eps=1e-6).train(training)
+    norm = GroupNormFloat32(groups, 96, eps=1e-6).train(training)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     norm.requires_grad_(False)
-    x = (torch.randn(3, 96, 5, 7) * 4 + 9).to(dtype)
-    expected = F.group_norm(x.float(), 32, norm.weight, norm.bias, 1e-6)
+    x = (torch.randn(3, 96, *size) * 4 + 9).to(dtype)
+    expected = F.group_norm(x.float(), groups, norm.weight, norm.bias, 1e-6)
     found = norm(x)
     assert found.dtype == dtype
     assert relative_error(found.float(), expected) < (1e-6 if dtype == torch.float32 else 1e-3)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from copgen_edge.copgen_ref.autoencoder import Autoencoder, AutoencoderConfig
 from copgen_edge.copgen_ref.network import CopgenNetwork, NetworkConfig
+from copgen_edge.copgen_ref.normalization import GroupNormFloat32
 from torch import Tensor, nn
 
 DYNAMIC = {"Shape", "Loop", "If", "Scan", "Size", "NonZero"}
@@ -77,3 +78,16 @@ def test_exports_with_constant_shapes_and_runs_at_another_batch(case: str, tmp_p
     expected = model(**fed)
     assert found.shape == expected.shape
     assert float((found - expected).norm() / expected.norm()) < 5e-5
+
+
+def test_a_norm_over_many_elements_keeps_its_digits_in_onnx_runtime(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    norm = GroupNormFloat32(1, 8, eps=1e-6).eval().requires_grad_(False)
+    x = torch.randn(1, 8, 192, 192) + 0.2
+    path = tmp_path / "norm.onnx"
+    torch.onnx.export(norm, (x,), path, input_names=["x"], dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"x": x.numpy()})[0]).double()
+    expected = torch.nn.functional.group_norm(x.double(), 1, eps=1e-6)
+    # One sum over all of them is 2e-6 off.
+    assert (found - expected).norm() < 1e-6 * expected.norm()
