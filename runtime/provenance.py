@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from .bundle import sha256
 from .pipeline import Pipeline
 from .solver import Plan
@@ -66,11 +68,11 @@ def weights_notes(pipeline: Pipeline) -> list[str]:
     return [note] if note else []
 
 
-def days(dates: Sequence[Sequence[int]]) -> list[str]:
-    """Rows of year, month and day as YYYY-MM-DD."""
+def days(dates: NDArray[Any]) -> list[str]:
+    """Rows (rows, 3) of year, month and day as YYYY-MM-DD."""
     return [f"{int(year):04d}-{int(month):02d}-{int(day):02d}" for year, month, day in dates]
 
 
-def degrees(places: Sequence[Sequence[float]]) -> list[dict[str, float]]:
-    """Rows of latitude and longitude by name, to the decimetre."""
+def degrees(places: NDArray[Any]) -> list[dict[str, float]]:
+    """Rows (rows, 2) of latitude and longitude by name, to the decimetre."""
     return [{"lat": round(float(lat), 6), "lon": round(float(lon), 6)} for lat, lon in places]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _draw(pipeline: Pipeline, task: SceneTask, progress: Progress) -> dict[str, 
             windows,
             state,
             batch=pipeline.batch,
-            report=lambda done, before=sample * calls: progress("denoise", before + done, request.samples * calls),
+            report=partial(_report, progress, sample * calls, request.samples * calls),
         )
         latents = windows.split(flat)
         for key, out in images.items():
@@ -110,12 +111,17 @@ def _draw(pipeline: Pipeline, task: SceneTask, progress: Progress) -> dict[str, 
     return results
 
 
+def _report(progress: Progress, before: int, total: int, done: int) -> None:
+    progress("denoise", before + done, total)
+
+
 def _given(pipeline: Pipeline, task: SceneTask, progress: Progress) -> Given:
     layout, given = task.layout, Given()
     every = range(len(layout.windows))
     for number, source in enumerate(task.sources):
         encoded = encode_windows(pipeline, layout, source, every, seed=task.request.seed)
-        given.latents[source.key], given.present[source.key] = encoded.latents, encoded.known.any(axis=(1, 2))
+        given.latents[source.key] = encoded.latents
+        given.present[source.key] = encoded.present
         progress("encode", number + 1, len(task.sources))
     if task.place:
         given.latents[PLACE], given.present[PLACE] = given_place(pipeline, layout), np.ones(len(every), bool)

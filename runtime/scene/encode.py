@@ -25,7 +25,9 @@ OUTSIDE, OBSERVED, FILLED, ABSENT = 0, 1, 2, 3
 class Source(Protocol):
     """One modality, ready to be read anywhere."""
 
-    key: str
+    @property
+    def key(self) -> str:
+        """Its modality."""
 
     def read(self, window: GroundWindow) -> Floats:
         """Physical values (C, H, W) float32 of a window, NaN where nothing is known."""
@@ -38,6 +40,11 @@ class Encoded:
 
     latents: Floats
     known: NDArray[np.bool_]
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """(windows,), in which the condition is known at all."""
+        return np.asarray(self.known.any(axis=(1, 2)))
 
 
 def encode_windows(pipeline: Pipeline, layout: Layout, source: Source, windows: range, *, seed: int) -> Encoded:
@@ -56,8 +63,8 @@ def encode_windows(pipeline: Pipeline, layout: Layout, source: Source, windows: 
         if known[row].any():
             images[row] = _filled(m, values, ~known[row])
     latents = np.zeros((len(windows), m.latent_size), np.float32)
-    present = [row for row in range(len(windows)) if known[row].any()]
-    if present:
+    present = np.flatnonzero(known.any(axis=(1, 2)))
+    if len(present):
         model = transforms.to_model(m.key, images[present].astype(np.int64) if m.is_codes else images[present])
         noise = np.concatenate(
             [

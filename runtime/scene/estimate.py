@@ -12,7 +12,7 @@ from ..components import STEP
 from ..memory import peak_bytes
 from ..modalities import CELL_METRES, KEYS, PATCH_METRES, get
 from ..pipeline import Pipeline
-from ..raster.write import pixel_bytes
+from ..raster.storage import of_values
 from ..solver import HISTORY
 from .request import SceneTask
 
@@ -93,7 +93,7 @@ def disk_bytes(task: SceneTask) -> int:
             pixels = prod(layout.grid.shape(m.resolution))
             copies = samples * (2 if task.request.keep_samples else 1)
             statistics = len(m.codes) + 2 if m.is_codes else len(m.bands) * _STATISTICS
-            total += pixels * (len(m.bands) * pixel_bytes(m) * copies + _FLOAT * statistics)
+            total += pixels * (len(m.bands) * np.dtype(of_values(m).dtype).itemsize * copies + _FLOAT * statistics)
     return total + prod(layout.grid.shape(10)) * len(task.sources) * 2
 
 
@@ -107,7 +107,7 @@ def _strip_bytes(task: SceneTask, key: str) -> int:
 def _seconds(pipeline: Pipeline, component: str, rows: int) -> float:
     """Seconds of a warm call of ``component``, which is released then."""
     spec = pipeline.bundle.component(component)
-    inputs = {tensor.name: np.zeros((rows, *tensor.shape[1:]), np.float32) for tensor in spec.inputs}
+    inputs = {tensor.name: np.zeros((rows, *map(int, tensor.shape[1:])), np.float32) for tensor in spec.inputs}
     pipeline.backend.run(component, inputs)
     began = time.perf_counter()
     pipeline.backend.run(component, inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,8 @@ class _Run:
         self._images = [key for key in task.layout.outputs if get(key).is_image]
         began = place.ledger.finished("begin")
         if began is None:
-            place.ledger.record("begin", [], created=provenance["created"])
-        self._provenance = provenance if began is None else {**provenance, "created": began["created"]}
+            began = place.ledger.record("begin", [], created=provenance["created"])
+        self._provenance = {**provenance, **began}
         self._tags = raster_tags(self._provenance)
 
     def all(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class _Run:
                 name,
                 seed=self._request.seed,
                 sample=sample,
-                report=lambda done, before=sample * calls: self._progress("denoise", before + done, samples * calls),
+                report=partial(self._report, "denoise", sample * calls, samples * calls),
             )
             for sample in range(samples)
         ]
@@ -121,7 +122,7 @@ class _Run:
         count = len(self._layout.windows)
         before = (number * self._request.samples + sample) * count
         total = self._request.samples * len(self._images) * count
-        done = decode_sample(
+        return decode_sample(
             self._pipeline,
             self._layout,
             key,
@@ -129,9 +130,11 @@ class _Run:
             self._place,
             sample=sample,
             tags=self._tags,
-            report=lambda done: self._progress("decode", before + done, total),
+            report=partial(self._report, "decode", before, total),
         )
-        return done["seam"]
+
+    def _report(self, what: str, before: int, total: int, done: int) -> None:
+        self._progress(what, before + done, total)
 
     def _seam_of_tiles(self, layout: Layout, key: str, latents: Floats) -> float | None:
         """The seam figure of the first sample where windows were drawn one by one, without overlap."""
@@ -140,8 +143,7 @@ class _Run:
             meter = SeamMeter(key, layout.grid, layout.windows)
             for first_row, pixels in decode_strips(self._pipeline, layout, key, latents):
                 meter.add(first_row, pixels)
-            done = {"seam": _mean([meter.figure()])}
-            self._place.ledger.record(f"tiles {key}", [], **done)
+            done = self._place.ledger.record(f"tiles {key}", [], seam=_mean([meter.figure()]))
         return done["seam"]
 
     def _statistics(self) -> list[dict[str, Any]]:
@@ -151,11 +153,9 @@ class _Run:
             if done is None:
                 paths = [sample_path(self._place, key, sample) for sample in range(self._request.samples)]
                 entries = write_statistics(self._place.result, key, paths, self._layout.grid, self._tags)
-                self._place.ledger.record(
-                    f"statistics {key}", [self._place.result / entry["file"] for entry in entries], files=entries
-                )
-                done = {"files": entries}
-            files += done["files"]
+                written = [self._place.result / entry["file"] for entry in entries]
+                done = self._place.ledger.record(f"statistics {key}", written, entries=entries)
+            files += done["entries"]
             self._progress("statistics", number + 1, len(self._images))
         return files
 
@@ -189,8 +189,7 @@ class _Run:
                 }
                 missing[key] = {**shares, "absent_windows": absent}
             write_validity(self._place.result / VALIDITY, self._layout.grid, keys, _rows_at_10m(masks), self._tags)
-            self._place.ledger.record("validity", [self._place.result / VALIDITY], missing=missing)
-            done = {"missing": missing}
+            done = self._place.ledger.record("validity", [self._place.result / VALIDITY], missing=missing)
         files.append({"file": VALIDITY, "modality": None, "kind": "validity", "sample": None})
         return done["missing"]
 
@@ -230,12 +229,14 @@ class _Run:
 def _spell_scalars(drawn: Sequence[Mapping[str, Floats]]) -> dict[str, Any]:
     """Place (a list of windows for each sample) and date (one for each sample), where they were generated."""
 
-    def physical(key: str, latents: Floats) -> NDArray[np.generic]:
+    def physical(key: str, latents: Floats) -> NDArray[Any]:
         return transforms.to_physical(key, np.reshape(latents, (-1, 1, 1, 3)))
 
     return {
         "place": [degrees(physical(PLACE, latents[PLACE])) for latents in drawn] if PLACE in drawn[0] else None,
-        "date": days([physical(DATE, latents[DATE])[0] for latents in drawn]) if DATE in drawn[0] else None,
+        "date": days(np.concatenate([physical(DATE, latents[DATE]) for latents in drawn]))
+        if DATE in drawn[0]
+        else None,
     }
 
 

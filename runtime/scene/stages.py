@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,8 +143,8 @@ def decode_sample(
     sample: int,
     tags: dict[str, str],
     report: Callable[[int], None],
-) -> dict[str, Any]:
-    """Write one sample of an image modality as a raster below the workplace: its file and its seam figure."""
+) -> float | None:
+    """Write one sample of an image modality as a raster below the workplace, and return its seam figure."""
     work, path = f"decode {sample} {key}", sample_path(place, key, sample)
     done = place.ledger.finished(work)
     if done is None:
@@ -155,10 +154,9 @@ def decode_sample(
             for first_row, pixels in decode_strips(pipeline, layout, key, latents, report=report):
                 writer.write(first_row, pixels)
                 meter.add(first_row, pixels)
-        place.ledger.record(work, [path], seam=meter.figure())
-        done = {"seam": meter.figure()}
+        done = place.ledger.record(work, [path], seam=meter.figure())
     report(len(layout.windows))
-    return {"file": path, "seam": done["seam"]}
+    return done["seam"]
 
 
 def sample_path(place: Workplace, key: str, sample: int) -> Path:

@@ -27,7 +27,7 @@ def given_relief(pipeline: Pipeline, layout: Layout) -> Given:
     everywhere = np.ones(len(layout.windows), bool)
     return Given(
         {"DEM_DEM": encoded.latents, PLACE: given_place(pipeline, layout)},
-        {"DEM_DEM": encoded.known.any(axis=(1, 2)), PLACE: everywhere},
+        {"DEM_DEM": encoded.present, PLACE: everywhere},
     )
 
 
