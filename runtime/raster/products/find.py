@@ -233,8 +233,8 @@ def _offset_notes(tiles: Iterable[Tile]) -> Iterator[str]:
         unsaid = not any(scaling.origin for reading in readings for scaling in reading.scalings)
         if unsaid and min(reading.lowest for reading in readings) >= -BASELINE_OFFSET:
             yield (
-                f"{product}: no DN is below 1000, as in products of processing baseline 04.00 on before their offset is "
-                "subtracted; give --s2-offset -1000 if it is one"
+                f"{product}: no DN is below 1000, as in products of processing baseline 04.00 on before their offset "
+                "is subtracted; give --s2-offset -1000 if it is one"
             )
 
 

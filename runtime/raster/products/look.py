@@ -34,9 +34,9 @@ _ZEROS = 0.01
 class Reading:
     """How the stored values of a part become physical ones.
 
-    ``scalings`` are those of Sentinel-2, by band, and ``lowest`` is the least DN that they lead to, of the pixels looked
-    at; ``radar`` is the unit of Sentinel-1; ``codes`` maps those of land cover, None where they stay. ``zero_is_empty``
-    is whether pixels of 0 in every band hold nothing.
+    ``scalings`` are those of Sentinel-2, by band, and ``lowest`` is the least DN that they lead to, of the pixels
+    looked at; ``radar`` is the unit of Sentinel-1; ``codes`` maps those of land cover, None where they stay.
+    ``zero_is_empty`` is whether pixels of 0 in every band hold nothing.
     """
 
     scalings: tuple[Scaling, ...] = ()
