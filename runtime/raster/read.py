@@ -116,7 +116,7 @@ def read_partial(
     if not np.isfinite(grid.span(window)).all():
         return None
     resampling, part = _plan(grid, window, modality)
-    if part.width <= 0 or part.height <= 0:
+    if not (part.width and part.height):
         return None
     with reading(grid.name):
         block = _fetch(dataset, band, grid, modality, window, resampling, part)
@@ -213,7 +213,7 @@ def _plan(grid: Grid, window: GroundWindow, modality: Modality) -> tuple[Resampl
             return None, Window(edges[0], edges[1], size, size)
     cols = max(0, floor(left) - _MARGIN), min(grid.width, ceil(right) + _MARGIN)
     rows = max(0, floor(top) - _MARGIN), min(grid.height, ceil(bottom) + _MARGIN)
-    part = Window(cols[0], rows[0], cols[1] - cols[0], rows[1] - rows[0])
+    part = Window(cols[0], rows[0], max(0, cols[1] - cols[0]), max(0, rows[1] - rows[0]))
     if modality.is_codes:
         return Resampling.nearest, part
     finer = grid.oversampling(window, modality.resolution) > _FINER

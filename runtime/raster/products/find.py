@@ -91,7 +91,7 @@ def _parts(name: str, value: str, keys: Sequence[str], options: ReadOptions) -> 
     if not get(keys[0]).is_image:
         raise RequestError(f"{name} is no image; expected rasters of an image modality")
     path, order = Path(value), options.bands.get(name)
-    if value.startswith(IN_MEMORY):
+    if not value or value.startswith(IN_MEMORY):
         return [_plain(name, value, key, order) for key in keys]
     if _REMOTE.match(value):
         raise RasterError(
