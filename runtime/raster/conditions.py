@@ -18,7 +18,6 @@ from .radiometry import (
     BASELINE_OFFSET,
     S1Scale,
     S2Offset,
-    Scaling,
     refuse_implausible,
     s2_scaling,
     to_codes,
@@ -26,10 +25,10 @@ from .radiometry import (
     to_power,
 )
 from .read import Block, read_blocks
-from .sources import Source, find_sources, label, open_raster
+from .sources import Scaling, Source, find_sources, label, open_raster
 from .window import Grid, GroundWindow, choose_window
 
-_ANCHOR_RANK = {"S2L1C": 0, "S2L2A": 0, "S1RTC": 1, "LULC": 2, "cloud_mask": 2, "DEM": 3}
+ANCHOR_RANK = {"S2L1C": 0, "S2L2A": 0, "S1RTC": 1, "LULC": 2, "cloud_mask": 2, "DEM": 3}
 """Whose pixels the window should lie along, best first: a DEM or a land cover map has been resampled most often."""
 
 
@@ -125,7 +124,7 @@ def _grids(sources: Sequence[Source]) -> list[Grid]:
             called = label(source.name, path)
             with open_raster(path, called) as dataset:
                 grid = Grid.of(dataset, called)
-            ranked.append((_ANCHOR_RANK[get(source.key).family], grid.resolution, grid))
+            ranked.append((ANCHOR_RANK[get(source.key).family], grid.resolution, grid))
     return [grid for _, _, grid in sorted(ranked, key=lambda entry: entry[:2])]
 
 

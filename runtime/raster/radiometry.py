@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from rasterio.io import DatasetReader
 from ..errors import RasterError, RequestError
 from ..modalities import Modality
 from .read import Block
-from .sources import Source, label, open_raster
+from .sources import Scaling, Source, label, open_raster
 
 S1Scale = Literal["auto", "db", "linear"]
 S2Offset = Literal["auto", 0, -1000]
@@ -41,23 +41,18 @@ PLAUSIBLE: Mapping[str, tuple[float, float, str]] = {
 """Least and greatest values: what lies beyond is a nodata value that nobody declared (-9999, -32768)."""
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """DN = ``gain`` * value + ``offset``; ``origin`` says where it was read, empty where nothing says it."""
-
-    gain: float = 1.0
-    offset: float = 0.0
-    origin: str = ""
-
-
 def s2_scaling(source: Source, choice: S2Offset) -> tuple[Scaling, ...]:
     """How the values of each band of a Sentinel-2 source become DN (reflectance x 10000).
 
-    The gain is always the file's own. The offset is ``choice``, or with ``auto`` what the file's metadata says: the
-    scale and offset of the band, the tags BOA_ADD_OFFSET or RADIO_ADD_OFFSET, or PROCESSING_BASELINE from 04.00 on.
+    The gain is always the metadata's. The offset is ``choice``, or with ``auto`` what the metadata say: the product's
+    own where they speak of the band, else the file's: the scale and offset of the band, the tags BOA_ADD_OFFSET or
+    RADIO_ADD_OFFSET, or PROCESSING_BASELINE from 04.00 on.
     """
     found: list[Scaling] = []
     for band in source.bands:
+        if band.declared is not None:
+            found.append(band.declared)
+            continue
         called = label(source.name, band.path)
         with open_raster(band.path, called) as dataset:
             found.append(_scaling(dataset, band.index, called))
@@ -117,14 +112,14 @@ def to_dn(
             f"{called} holds 8-bit values, which is a picture and no measurement; expected DN (reflectance x 10000), "
             "or scale and offset declared in the file"
         )
-    scaled = values * np.array([s.gain for s in scalings], dtype=np.float32)[:, None, None]
+    scaled = values * _column([s.gain for s in scalings])
     brightest = float(np.nanmax(scaled))
     if brightest < _BRIGHTEST_REFLECTANCE and any(dtype.kind == "f" for dtype in dtypes):
         raise RasterError(
             f"{called} holds values up to {brightest:g}, which look like reflectance; expected DN (reflectance x "
             "10000): multiply by 10000, or declare scale and offset in the file"
         )
-    shifted = scaled + np.array([s.offset for s in scalings], dtype=np.float32)[:, None, None]
+    shifted = rescaled(values, scalings)
     offset = min(s.offset for s in scalings)
     darkest = min(float(np.nanpercentile(band, 1)) for band in shifted)
     if offset < 0 and darkest < _DARKEST_LEFT:
@@ -135,14 +130,33 @@ def to_dn(
     return shifted
 
 
+def rescaled(values: NDArray[np.float32], scalings: Sequence[Scaling]) -> NDArray[np.float32]:
+    """DN of the values of Sentinel-2 bands, (C, H, W), as :func:`to_dn` gives them, without its checks."""
+    return values * _column([s.gain for s in scalings]) + _column([s.offset for s in scalings])
+
+
+def _column(numbers: Sequence[float]) -> NDArray[np.float32]:
+    return np.array(numbers, dtype=np.float32)[:, None, None]
+
+
 def to_power(blocks: Sequence[Block], choice: S1Scale, called: str) -> tuple[tuple[Block, ...], str]:
     """Sentinel-1 blocks in linear power, and a sentence on how they were read.
 
-    The change comes before any resampling, since an average of dB is no average of power. With ``auto`` the values
-    are dB where their median is negative: power is not, but for what noise subtraction leaves around zero. Raises
-    :class:`RasterError` for values that are neither.
+    Raises :class:`RasterError` for values that are neither dB nor power.
     """
-    seen = np.concatenate([block.values[~np.isnan(block.values)] for block in blocks])
+    scale, note = radar_scale([block.values for block in blocks], choice, called)
+    return in_power(blocks, scale), note
+
+
+def radar_scale(
+    bands: Sequence[NDArray[np.float32]], choice: S1Scale, called: str
+) -> tuple[Literal["db", "linear"], str]:
+    """Whether the values of Sentinel-1 bands, NaN where there is no data, are dB or power, and a sentence that says so.
+
+    With ``auto`` they are dB where their median is negative: power is not, but for what noise subtraction leaves
+    around zero. Raises :class:`RasterError` for values that are neither.
+    """
+    seen = np.concatenate([band[~np.isnan(band)] for band in bands])
     median = float(np.median(seen)) if seen.size else 0.0
     scale = choice if choice != "auto" else ("db" if median < 0 else "linear")
     if choice == "auto" and median > _BRIGHTEST_MEDIAN:
@@ -155,21 +169,36 @@ def to_power(blocks: Sequence[Block], choice: S1Scale, called: str) -> tuple[tup
         note = f"{called}: values look like {kind} (median {median:.3g}); --s1-scale says otherwise"
     else:
         note = f"{called}: read as {'dB' if scale == 'db' else 'linear power'}, as --s1-scale says"
+    return scale, note
+
+
+def in_power(blocks: Sequence[Block], scale: Literal["db", "linear"]) -> tuple[Block, ...]:
+    """Sentinel-1 blocks in linear power, from values in ``scale``; :class:`RasterError` for what no measurement gives.
+
+    The change comes before any resampling, since an average of dB is no average of power.
+    """
     for block in blocks:
         refuse_implausible(block, scale)
     if scale == "linear":
-        return tuple(blocks), note
-    return tuple(replace(block, values=np.float32(10) ** (block.values / np.float32(10))) for block in blocks), note
+        return tuple(blocks)
+    return tuple(replace(block, values=np.float32(10) ** (block.values / np.float32(10))) for block in blocks)
 
 
 def refuse_implausible(block: Block, kind: str) -> None:
     """Raise :class:`RasterError` for values that no measurement gives, before resampling spreads them."""
+    low, high, _ = PLAUSIBLE[kind]
+    if block.touched((block.values < low) | (block.values > high)).any():
+        refuse_implausible_values(block.values, kind, block.label, block.band)
+
+
+def refuse_implausible_values(values: NDArray[np.float32], kind: str, called: str, band: str) -> None:
+    """Raise :class:`RasterError` where ``values`` of a band, of any shape, hold what no measurement gives."""
     low, high, units = PLAUSIBLE[kind]
-    odd = (block.values < low) | (block.values > high)
-    if block.touched(odd).any():
+    odd = (values < low) | (values > high)
+    if odd.any():
         instead = "give --s1-scale db if this is dB, else " if kind == "linear" else ""
         raise RasterError(
-            f"{block.label} holds {block.values[odd][0]:g} in band {block.band} ({np.count_nonzero(odd)} pixels); "
+            f"{called} holds {values[odd][0]:g} in band {band} ({np.count_nonzero(odd)} pixels); "
             f"expected {low:g} to {high:g} {units}: {instead}declare it as nodata (gdal_edit -a_nodata)"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -15,7 +16,7 @@ from rasterio.windows import Window
 
 from ..errors import RasterError
 from ..modalities import PATCH_METRES, Modality
-from .sources import Band, Source, label, open_raster
+from .sources import Band, Source, label, open_raster, reading
 from .window import Grid, GroundWindow
 
 _ALIGNED = 1e-3
@@ -97,31 +98,99 @@ def _read_block(band: Band, name: str, modality: Modality, window: GroundWindow)
     with open_raster(band.path, called) as dataset:
         grid = Grid.of(dataset, called)
         grid.require(window)
-        dtype = dataset.dtypes[band.index - 1]
-        if "complex" in dtype:
-            raise RasterError(f"{called} holds complex numbers; expected detected, terrain-corrected power")
         resampling, part = _plan(grid, window, modality)
-        if part.width * part.height > _MOST_PIXELS:
-            raise RasterError(
-                f"{called} has {part.width} x {part.height} pixels in the window, more than fit in memory; "
-                f"resample it to about {modality.resolution} m first"
-            )
-        values = dataset.read(band.index, window=part)
-        valid = dataset.read_masks(band.index, window=part) > 0
-        if _zero_is_a_value(dataset, band):
-            valid |= values == 0
-        scale, offset = dataset.scales[band.index - 1], dataset.offsets[band.index - 1]
+        return _fetch(dataset, band, grid, modality, window, resampling, part)
+
+
+def read_partial(
+    dataset: DatasetReader, band: Band, grid: Grid, modality: Modality, window: GroundWindow
+) -> Block | None:
+    """The block of one band of an open raster that need not cover the window: NaN, and not valid, beyond its edges.
+
+    None where nothing of the raster is in the window. ``grid`` is the raster's own, or a larger one on whose pixels
+    the raster's lie: the blocks of several rasters on one grid have the same pixels, and can be laid over one another
+    before they are warped.
+
+    Raises :class:`RasterError`, which calls the raster by the grid's name, where it cannot be read.
+    """
+    if not np.isfinite(grid.span(window)).all():
+        return None
+    resampling, part = _plan(grid, window, modality)
+    if not (part.width and part.height):
+        return None
+    with reading(grid.name):
+        block = _fetch(dataset, band, grid, modality, window, resampling, part)
+    return block if block.valid.any() else None
+
+
+def kernel(grid: Grid, window: GroundWindow, modality: Modality) -> Resampling | None:
+    """How pixels of ``grid`` get to the window's own: None where they lie on them already."""
+    return _plan(grid, window, modality)[0]
+
+
+def _fetch(
+    dataset: DatasetReader,
+    band: Band,
+    grid: Grid,
+    modality: Modality,
+    window: GroundWindow,
+    resampling: Resampling | None,
+    part: Window,
+) -> Block:
+    """The block of the pixels ``part`` of ``grid``, on which the raster's own lie."""
+    called = grid.name
+    dtype = dataset.dtypes[band.index - 1]
+    if "complex" in dtype:
+        raise RasterError(f"{called} holds complex numbers; expected detected, terrain-corrected power")
+    if part.width * part.height > _MOST_PIXELS:
+        raise RasterError(
+            f"{called} has {part.width} x {part.height} pixels in the window, more than fit in memory; "
+            f"resample it to about {modality.resolution} m first"
+        )
+    values = np.zeros((part.height, part.width), dtype=dtype)
+    valid = np.zeros(values.shape, dtype=np.bool_)
+    inverse, corner = ~grid.transform, (dataset.transform.c, dataset.transform.f)
+    col = round(inverse.a * corner[0] + inverse.b * corner[1] + inverse.c)
+    row = round(inverse.d * corner[0] + inverse.e * corner[1] + inverse.f)
+    left, right = max(part.col_off, col), min(part.col_off + part.width, col + dataset.width)
+    top, bottom = max(part.row_off, row), min(part.row_off + part.height, row + dataset.height)
+    if left < right and top < bottom:
+        held = Window(left - col, top - row, right - left, bottom - top)
+        to = np.s_[top - part.row_off : bottom - part.row_off, left - part.col_off : right - part.col_off]
+        values[to] = dataset.read(band.index, window=held)
+        valid[to] = known_pixels(dataset, band, values[to], window=held)
+    floats = in_units(dataset, band, values, modality)
+    floats[~valid] = np.nan
+    broken = valid & ~np.isfinite(floats)
+    floats[broken] = np.nan
+    t, start = grid.transform, grid.point(part.col_off, part.row_off)
+    own = Grid(called, grid.crs, Affine(t.a, t.b, start[0], t.d, t.e, start[1]), part.width, part.height)
+    return Block(
+        called, band.name, floats, valid, broken, np.dtype(dtype), own, window, modality.resolution, resampling
+    )
+
+
+def known_pixels(dataset: DatasetReader, band: Band, values: NDArray[Any], **read: Any) -> NDArray[np.bool_]:
+    """Which of the stored ``values`` of a band hold data; ``read`` is how they were read (window, out_shape)."""
+    valid: NDArray[np.bool_] = dataset.read_masks(band.index, **read) > 0
+    if _zero_is_a_value(dataset, band):
+        valid |= values == 0
+    if band.nodata is not None and dataset.nodata is None:
+        valid &= ~np.isnan(values) if np.isnan(band.nodata) else values != band.nodata
+    return valid
+
+
+def in_units(dataset: DatasetReader, band: Band, values: NDArray[Any], modality: Modality) -> NDArray[np.float32]:
+    """Stored values as float32, of elevation and backscatter with the scale and offset of the file, or the product."""
     # A nodata value such as -1.8e308 has no float32; it is masked next.
     with np.errstate(over="ignore"):
-        held = values.astype(np.float32)
-    if modality.kind in ("elevation", "backscatter") and (scale, offset) != (1.0, 0.0):
-        held = held * np.float32(scale) + np.float32(offset)
-    held[~valid] = np.nan
-    broken = valid & ~np.isfinite(held)
-    held[broken] = np.nan
-    t, corner = grid.transform, grid.point(part.col_off, part.row_off)
-    own = Grid(called, grid.crs, Affine(t.a, t.b, corner[0], t.d, t.e, corner[1]), *held.shape[::-1])
-    return Block(called, band.name, held, valid, broken, np.dtype(dtype), own, window, modality.resolution, resampling)
+        floats = values.astype(np.float32)
+    if modality.kind not in ("elevation", "backscatter"):
+        return floats
+    scale, offset = dataset.scales[band.index - 1], dataset.offsets[band.index - 1]
+    if (scale, offset) == (1.0, 0.0) and band.declared is not None:
+        scale, offset = band.declared.gain, band.declared.offset
+    return floats if (scale, offset) == (1.0, 0.0) else floats * np.float32(scale) + np.float32(offset)
 
 
 def _zero_is_a_value(dataset: DatasetReader, band: Band) -> bool:
@@ -144,7 +213,7 @@ def _plan(grid: Grid, window: GroundWindow, modality: Modality) -> tuple[Resampl
             return None, Window(edges[0], edges[1], size, size)
     cols = max(0, floor(left) - _MARGIN), min(grid.width, ceil(right) + _MARGIN)
     rows = max(0, floor(top) - _MARGIN), min(grid.height, ceil(bottom) + _MARGIN)
-    part = Window(cols[0], rows[0], cols[1] - cols[0], rows[1] - rows[0])
+    part = Window(cols[0], rows[0], max(0, cols[1] - cols[0]), max(0, rows[1] - rows[0]))
     if modality.is_codes:
         return Resampling.nearest, part
     finer = grid.oversampling(window, modality.resolution) > _FINER

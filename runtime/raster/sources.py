@@ -20,6 +20,9 @@ from ..modalities import FAMILIES, Modality, get, resolve
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".vrt"})
 """What counts as a raster in a folder, whatever the case."""
 
+IN_MEMORY = "/vsimem/"
+"""How the path of a raster begins that GDAL holds in memory."""
+
 _L2A_ORDER = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 _L1C_ORDER = (*_L2A_ORDER[:10], "B10", *_L2A_ORDER[10:])
 
@@ -30,12 +33,30 @@ _S2_BAND = re.compile(r"B0?([1-9]|1[0-2]|8A)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """What stored values mean: ``gain`` * value + ``offset``, in DN for Sentinel-2, else in the modality's units.
+
+    ``origin`` says where it was read, empty where nothing says it.
+    """
+
+    gain: float = 1.0
+    offset: float = 0.0
+    origin: str = ""
+
+
+@dataclass(frozen=True)
 class Band:
-    """One band of a modality: ``index`` counts the bands of the file from 1."""
+    """One band of a modality: ``index`` counts the bands of the file from 1.
+
+    ``declared`` and ``nodata`` are what the product's own metadata, beside the file, say of it; None where they are
+    silent and the file's own words hold.
+    """
 
     name: str
     path: Path
     index: int
+    declared: Scaling | None = None
+    nodata: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,23 +79,33 @@ def label(name: str, path: Path) -> str:
 
 
 @contextmanager
-def open_raster(path: Path, name: str) -> Iterator[DatasetReader]:
-    """The open raster; :class:`RasterError` where it cannot be opened, or fails to be read while open.
-
-    ``name`` is how the message calls it.
-    """
+def reading(name: str) -> Iterator[None]:
+    """Raises :class:`RasterError`, which calls the raster ``name``, where it fails to be opened or read inside."""
     try:
-        with warnings.catch_warnings():
-            # A raster without a georeference is refused by name, so the warning would say it twice.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(path)
-        with dataset:
-            yield dataset
+        yield
     except RasterioIOError as error:
         reason = " ".join(str(error).split()) or "no reason given"
         raise RasterError(
             f"{name} cannot be read as a raster ({reason}); expected GeoTIFF, COG, JPEG 2000 or VRT"
         ) from (error)
+
+
+def open_dataset(path: Path, name: str) -> DatasetReader:
+    """The raster, open until it is closed; :class:`RasterError`, which calls it ``name``, where it cannot be opened."""
+    with reading(name), warnings.catch_warnings():
+        # A raster without a georeference is refused by name, so the warning would say it twice.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+@contextmanager
+def open_raster(path: Path, name: str) -> Iterator[DatasetReader]:
+    """The open raster; :class:`RasterError` where it cannot be opened, or fails to be read while open.
+
+    ``name`` is how the message calls it.
+    """
+    with open_dataset(path, name) as dataset, reading(name):
+        yield dataset
 
 
 def find_sources(
@@ -89,10 +120,7 @@ def find_sources(
     Raises :class:`RequestError` for a modality given twice or bands of a NAME that is not given, and
     :class:`RasterError` where a file or a band is missing or ambiguous.
     """
-    typed = {name for name, _ in values}
-    for name in bands:
-        if name not in typed:
-            raise RequestError(f"--bands {name}: no condition of that name is given; have {', '.join(sorted(typed))}")
+    require_named(bands, values)
     sources: list[Source] = []
     notes: list[str] = []
     owner: dict[str, str] = {}
@@ -101,23 +129,43 @@ def find_sources(
             if key in owner:
                 raise RequestError(f"{key} is given twice, by {owner[key]} and by {name}; leave one out")
             owner[key] = name
-            source, guessed = _find(get(key), name, value, bands.get(name))
+            source, guessed = find_source(get(key), name, value, bands.get(name))
             sources.append(source)
             notes.extend(note for note in guessed if note not in notes)
     return tuple(sources), tuple(notes)
 
 
-def _find(modality: Modality, name: str, value: str, order: tuple[str, ...] | None) -> tuple[Source, tuple[str, ...]]:
+def require_named(bands: Mapping[str, tuple[str, ...]], values: Sequence[tuple[str, str]]) -> None:
+    """Raise :class:`RequestError` for bands of a NAME that ``values``, (NAME, VALUE) pairs, do not give."""
+    typed = {name for name, _ in values}
+    for name in bands:
+        if name not in typed:
+            raise RequestError(f"--bands {name}: no condition of that name is given; have {', '.join(sorted(typed))}")
+
+
+def find_source(
+    modality: Modality, name: str, value: str, order: tuple[str, ...] | None
+) -> tuple[Source, tuple[str, ...]]:
+    """The source of one modality in one VALUE, and what was guessed about it.
+
+    ``value`` is a raster, a folder of them, or a raster in memory (``/vsimem/...``); ``order`` names the bands of a
+    file in its own order. Raises :class:`RasterError` where a file or a band is missing or ambiguous, and
+    :class:`RequestError` for bands of a folder of several rasters.
+    """
     path = Path(value)
     notes: tuple[str, ...] = ()
     try:
+        if value.startswith(IN_MEMORY):
+            found, notes = _in_file(path, modality, name, order)
+            _require_all(modality, name, value, found)
+            return Source(modality.key, name, tuple(found[band] for band in modality.bands)), notes
         if not value or not path.exists():
             raise RasterError(f"{name}: {value!r} does not exist; expected a raster or a folder of them")
         if not (path.is_file() or path.is_dir()):
             raise RasterError(
                 f"{name}: {value!r} is neither a file nor a folder; expected a raster or a folder of them"
             )
-        rasters = sorted(p for p in path.iterdir() if _is_raster(p)) if path.is_dir() else None
+        rasters = rasters_in(path) if path.is_dir() else None
     except OSError as error:
         raise RasterError(f"{name}: {value!r} cannot be opened ({error.strerror}); give another path") from error
     if rasters is not None:
@@ -134,6 +182,11 @@ def _find(modality: Modality, name: str, value: str, order: tuple[str, ...] | No
         found, notes = _in_file(path, modality, name, order)
     _require_all(modality, name, value, found)
     return Source(modality.key, name, tuple(found[band] for band in modality.bands)), notes
+
+
+def rasters_in(folder: Path) -> list[Path]:
+    """The rasters that lie in ``folder`` itself, by name; :class:`OSError` where it cannot be listed."""
+    return sorted(path for path in folder.iterdir() if _is_raster(path))
 
 
 def _is_raster(path: Path) -> bool:
@@ -177,7 +230,7 @@ def _in_folder(rasters: Sequence[Path], modality: Modality, name: str) -> dict[s
         for path in unnamed:
             for found in _described(path, modality, name).values():
                 candidates.setdefault(found.name, []).append(found)
-    chosen = {band: _native(candidates[band], modality, name) for band in modality.bands if band in candidates}
+    chosen = {band: native(candidates[band], modality, name) for band in modality.bands if band in candidates}
     for band in chosen.values():
         if band.path not in unnamed:
             _require_one_band(band.path, name)
@@ -191,8 +244,8 @@ def _require_one_band(path: Path, name: str) -> None:
         raise RasterError(f"{label(name, path)} has {count} bands; a file named after a band has 1: give it by itself")
 
 
-def _native(candidates: Sequence[Band], modality: Modality, name: str) -> Band:
-    """The one at the modality's own resolution, else the finest."""
+def native(candidates: Sequence[Band], modality: Modality, name: str) -> Band:
+    """The one at the modality's own resolution, else the finest; :class:`RasterError` where two are."""
     if len(candidates) == 1:
         return candidates[0]
     sizes: list[float] = []
