@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from math import ceil, floor, isfinite
 from pathlib import Path
 
@@ -24,6 +24,12 @@ from .polygons import Ring, bbox_ring, middle, read_rings
 
 _SLACK = 1e-3
 """Steps of 60 m that float noise in a corner may amount to."""
+
+_WIDEST = 90.0
+"""Degrees of longitude beyond which an outline no longer has its area on one side in every projection."""
+
+_MOST_CHECKED = 64
+"""Points of an outline at which the grid is held to true metres."""
 
 _ALONG = 17
 """Points along a side, which is curved in another CRS."""
@@ -116,10 +122,14 @@ def _bounds(rings: Sequence[Ring], lattice: _Lattice, said: str) -> BoundingBox:
     """The bounding rectangle of rings on the grid; :class:`RequestError` where its metres are none on the ground."""
     xs, ys = (np.concatenate(parts) for parts in zip(*(_project(ring, lattice.crs) for ring in rings), strict=True))
     box = BoundingBox(float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()))
-    true = all(map(isfinite, box)) and all(
-        Grid("", lattice.crs, Affine(10, 0, x, 0, -10, y), 192, 192).can_anchor
-        for x in (box.left, box.right)
-        for y in (box.bottom, box.top)
+    some = slice(None, None, -(-len(xs) // _MOST_CHECKED))
+    places = [*zip(xs[some], ys[some], strict=True), *product((box.left, box.right), (box.bottom, box.top))]
+    # Whether a window there could be laid along the grid's pixels.
+    wide = max(max(lon for lon, _ in ring) - min(lon for lon, _ in ring) for ring in rings)
+    true = (
+        wide < _WIDEST
+        and np.isfinite(places).all()
+        and all(Grid("", lattice.crs, Affine(10, 0, x - 960, 0, -10, y + 960), 192, 192).can_anchor for x, y in places)
     )
     if not true:
         raise RequestError(
