@@ -6,7 +6,7 @@ Metadata follows GDAL's model: ``value = stored * scale + offset``, and the unit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -106,10 +106,9 @@ def of_values(modality: Modality) -> Storage:
     return Storage("float32", float("nan"), modality.bands, units)
 
 
-def of_statistic(modality: Modality, descriptions: Sequence[str] | None = None) -> Storage:
-    """How a statistic in the stored unit of a continuous modality is stored: float32, nodata NaN, the values' scale."""
-    values = of_values(modality)
-    return Storage("float32", float("nan"), descriptions or values.descriptions, values.units, values.scale)
+def of_statistic(modality: Modality) -> Storage:
+    """How a mean or spread of a continuous modality is stored: in the unit and scale of its values, but float32."""
+    return replace(of_values(modality), dtype="float32", nodata=float("nan"))
 
 
 def of_share(descriptions: Sequence[str], units: str = "1") -> Storage:
