@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from .ledger import LEDGER, Ledger, keeping
 
 REQUEST, RESULT, PROCESS = "request.json", "result", "process.txt"
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHOWN, _WIDTH = 6, 60
 """How many differences a message tells, and in how many characters each value."""
 
@@ -68,11 +70,16 @@ def scene_folder(out: Path, fingerprint: Mapping[str, Any]) -> Iterator[Workplac
             place = _open(folder, json.loads(_canonical(fingerprint)))
         try:
             yield place
-        except BaseException:
+        except BaseException as error:
             # There is nothing to go on with, so a request that was wrong leaves nothing.
             if not place.ledger.works:
                 _remove(folder)
                 remove_empty(made)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise CopgenError(
+                    f"a file in {folder} cannot grow ({error.strerror}); make room on its disk and run the same "
+                    "request again: what is finished stays"
+                ) from error
             raise
         _publish(place, out)
         _remove(folder)

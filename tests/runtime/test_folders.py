@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from copgen_edge.runtime.errors import RequestError
-from copgen_edge.runtime.folders import new_folder, whole_file
+from copgen_edge.runtime.folders import locked, new_folder, whole_file
 
 
 def tree(folder: Path) -> list[str]:
@@ -191,3 +193,56 @@ def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="choose another folder"), whole_file(tmp_path / "file" / "x.txt"):
         pass
+
+
+def test_a_file_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.txt"
+    order: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append((os.fstat(descriptor).st_ino, path.exists())))
+    with whole_file(path) as partial:
+        partial.write_text("x")
+    assert order == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_of_two_that_lock_the_second_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    path.mkdir() if kind == "folder" else path.write_text("x")
+    with locked(path, "first"), pytest.raises(RequestError, match=r"^second$"), locked(path, "second"):
+        pytest.fail("the block must not run")
+    with locked(path, "third"):
+        pass
+
+
+def test_what_was_removed_while_it_was_waited_for_is_not_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = os.open
+
+    def open_and_lose(path: Path, flags: int) -> int:
+        descriptor = plain(path, flags)
+        path.rmdir()
+        if path.name == "made anew":
+            path.mkdir()
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    for name in ("made anew", "gone"):
+        (tmp_path / name).mkdir()
+        # A number that is in use is not given to the new folder.
+        with pytest.raises(RequestError, match=r"^taken$"), locked(tmp_path / name, "taken"):
+            pytest.fail("the block must not run")
+    with pytest.raises(RequestError, match=r"^taken$"), locked(tmp_path / "never there", "taken"):
+        pytest.fail("the block must not run")
+
+
+def test_a_disk_that_knows_no_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with (
+        pytest.raises(RequestError, match=r"cannot be locked \(No locks available\).*local disk"),
+        locked(tmp_path, ""),
+    ):
+        pytest.fail("the block must not run")

@@ -300,6 +300,19 @@ def test_where_files_can_grow_no_further_it_says_so_and_goes_on_later(tmp_path: 
     assert len(steps) < STEPS or limit < 1000
 
 
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, CopgenError), (errno.EIO, OSError)])
+def test_a_full_disk_in_the_middle_of_a_file_is_told_as_such(tmp_path: Path, number: int, kind: type) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(kind) as caught:
+        run(tmp_path / "out", point=fail)
+    assert ("make room on its disk and run the same request again" in str(caught.value)) == (kind is CopgenError)
+    assert names(tmp_path) == [".out.scene"]
+    run(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
 def test_a_disk_that_fills_up_and_is_emptied(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
