@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any
 
 from ..backends.update import UPDATE_MODEL
 from ..bundle import Bundle, sha256
@@ -83,7 +82,7 @@ class EngineRecord:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema version {content['schema_version']!r}, this program reads {SCHEMA_VERSION}")
-            found = cls(**{**content, "options": _options(content["options"])})
+            found = cls(**{**content, "options": BuildOptions.from_json(content["options"])})
             found._check_types()
             return found
         except OSError as error:
@@ -94,11 +93,6 @@ class EngineRecord:
 
 def _version(text: str) -> bool:
     return all(part.isdigit() for part in text.split(".")[:2])
-
-
-def _options(content: dict[str, Any]) -> BuildOptions:
-    sequences = {name: tuple(content[name]) for name in ("batch", "compute_capabilities")}
-    return BuildOptions(**{**content, **sequences})
 
 
 def onnx_hashes(bundle: Bundle, component: str, precision: str) -> dict[str, str]:

@@ -24,13 +24,7 @@ def main() -> None:
     """Build what standard input asks for."""
     request = json.loads(sys.stdin.readline())
     flavour = find_flavour(request["flavour"])
-    options = BuildOptions(
-        **{
-            **request["options"],
-            "batch": tuple(request["options"]["batch"]),
-            "compute_capabilities": tuple(request["options"]["compute_capabilities"]),
-        }
-    )
+    options = BuildOptions.from_json(request["options"])
     begun = time.monotonic()
     logger = make_logger(flavour.module)
     try:
