@@ -19,6 +19,7 @@ from ..backends.update import UPDATE_MODEL
 from ..bundle import Bundle, sha256
 from ..components import STEP
 from ..errors import BackendError, EngineError, RequestError
+from ..folders import whole_file
 from .cache import FOLDER, PARTIAL, TIMING_CACHE, engine_path, folder_name, intact, locked, record_path
 from .flavours import Flavour
 from .match import PORTABLE
@@ -159,9 +160,8 @@ def _build(bundle: Bundle, wanted: EngineRecord, path: Path, progress: Progress)
         # The old record goes first and the new one comes last: at no moment does one tell of another engine.
         record_path(path).unlink(missing_ok=True)
         partial.replace(path)
-        text = record_path(path).with_name(record_path(path).name + PARTIAL)
-        text.write_text(record.to_json(), encoding="utf-8")
-        text.replace(record_path(path))
+        with whole_file(record_path(path)) as text:
+            text.write_text(record.to_json(), encoding="utf-8")
     finally:
         partial.unlink(missing_ok=True)
     return record

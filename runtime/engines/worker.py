@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..folders import whole_file
 from ..memory import peak_bytes
 from .flavours import Flavour, find_flavour
 from .logger import make_logger
@@ -76,9 +77,8 @@ def _build(flavour: Flavour, options: BuildOptions, onnx: Path, timing_cache: Pa
         raise _BuildError(f"{flavour.name} {flavour.version} could not build {onnx.name}")
     cache = None if flavour.is_rtx else config.get_timing_cache()
     if cache is not None:
-        partial = timing_cache.with_name(timing_cache.name + ".partial")
-        partial.write_bytes(bytes(cache.serialize()))
-        partial.replace(timing_cache)
+        with whole_file(timing_cache) as partial:
+            partial.write_bytes(bytes(cache.serialize()))
     return engine, used
 
 
