@@ -20,7 +20,7 @@ from ..bundle import Bundle, sha256
 from ..components import STEP
 from ..errors import BackendError, EngineError, RequestError
 from ..folders import whole_file
-from .cache import FOLDER, PARTIAL, TIMING_CACHE, engine_path, folder_name, intact, locked, record_path
+from .cache import FOLDER, PARTIAL, TIMING_CACHE, engine_path, folder_name, locked, misfit, record_path
 from .flavours import Flavour
 from .match import PORTABLE
 from .options import BuildOptions, refuse_what_lacks
@@ -80,7 +80,7 @@ def build_engines(
         for done, wanted in enumerate(expected):
             progress(f"engines: {wanted.component}", done, len(expected))
             path = engine_path(folder, wanted.component, wanted.precision)
-            reason = _why(path, wanted)
+            reason = _why(bundle, path, wanted)
             record = EngineRecord.read(record_path(path)) if reason is None else _build(bundle, wanted, path, progress)
             built.append(Built(record, path, reason))
     progress("engines", len(expected), len(expected))
@@ -123,7 +123,7 @@ def _folder_part(record: EngineRecord) -> str:
     return PORTABLE if record.capability == "any" else "sm" + record.capability.replace(".", "").replace("+", "-")
 
 
-def _why(path: Path, wanted: EngineRecord) -> str | None:
+def _why(bundle: Bundle, path: Path, wanted: EngineRecord) -> str | None:
     """Why the engine at ``path`` has to be built; None where it is there already."""
     if not path.exists():
         return "it is not there"
@@ -133,7 +133,7 @@ def _why(path: Path, wanted: EngineRecord) -> str | None:
         return str(error)
     if told := differences(record, wanted):
         return "; ".join(told)
-    return None if intact(path, record) else "its file is not the one that was built"
+    return misfit(bundle, path, record)
 
 
 def _build(bundle: Bundle, wanted: EngineRecord, path: Path, progress: Progress) -> EngineRecord:
