@@ -89,7 +89,7 @@ def build_engines(
 
 def _expected(bundle: Bundle, flavour: Flavour, options: BuildOptions, component: str, precision: str) -> EngineRecord:
     gpu = None if flavour.is_rtx else _gpu()
-    capability = "+".join(options.compute_capabilities) or "any" if gpu is None else _dotted(gpu)
+    capability = "+".join(options.compute_capabilities) or "any" if gpu is None else gpu.compute_capability
     depth = bundle.manifest.model.get("depth")
     return EngineRecord(
         component=component,
@@ -113,10 +113,6 @@ def _gpu() -> Gpu:
             "the machine that will run the engines, or take --flavour tensorrt-rtx, which builds without one"
         )
     return found[0]
-
-
-def _dotted(gpu: Gpu) -> str:
-    return ".".join(str(number) for number in gpu.capability)
 
 
 def _folder_part(record: EngineRecord) -> str:

@@ -54,7 +54,7 @@ def differences_to_machine(record: EngineRecord, flavour: Flavour, gpu: Gpu) -> 
         wrong.append(f"found flavour {record.flavour}, expected {flavour.name}")
     elif not _runs_version(record, flavour.version):
         wrong.append(f"found an engine of version {record.version}, expected {flavour.version}")
-    capability = ".".join(str(number) for number in gpu.capability)
+    capability = gpu.compute_capability
     if record.gpu == PORTABLE:
         if record.capability != "any" and capability not in record.capability.split("+"):
             wrong.append(f"found compute capabilities {record.capability}, expected {capability}")
