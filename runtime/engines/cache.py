@@ -19,6 +19,12 @@ from .record import UPDATE, EngineRecord, onnx_hashes
 
 FOLDER = "engines"
 ENGINE, RECORD, PARTIAL = ".engine", ".json", ".partial"
+TIMING_CACHE = "timing.cache"
+
+_OWN_FOLDER = re.compile(rf"({'|'.join(FLAVOURS)})-[^/]+-(portable|sm[0-9-]+)")
+_OWN_FILE = re.compile(
+    rf"({'|'.join((*COMPONENTS, UPDATE))})\.({'|'.join(PRECISIONS)})({ENGINE}|{RECORD})({re.escape(PARTIAL)})?"
+)
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,6 @@ def locked(bundle: Bundle) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
-
-
-TIMING_CACHE = "timing.cache"
-_OWN_FOLDER = re.compile(rf"({'|'.join(FLAVOURS)})-[^/]+-(portable|sm[0-9-]+)")
-_OWN_FILE = re.compile(
-    rf"({'|'.join((*COMPONENTS, UPDATE))})\.({'|'.join(PRECISIONS)})({ENGINE}|{RECORD})({re.escape(PARTIAL)})?"
-)
 
 
 def misfit(bundle: Bundle, engine: Path, record: EngineRecord) -> str | None:

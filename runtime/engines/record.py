@@ -18,7 +18,6 @@ SCHEMA_VERSION = 1
 UPDATE, UPDATE_PRECISION = "solver_update", "fp32"
 """The engine of the solver's update, which every bundle's network needs beside it."""
 
-
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "component precision flavour version gpu capability sha256 timing_cache": (str,),
     "processors bytes": (int,),
@@ -32,8 +31,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 class EngineRecord:
     """``onnx``: SHA-256 by path of the files it was built from. ``gpu``: name of the GPU it is bound to, or
     ``portable``; ``capability``: compute capabilities, such as ``8.7``, or ``any``; ``processors``: the GPU's
-    multiprocessors, 0 for a portable engine. ``seconds`` and ``peak_bytes`` are
-    the build's; ``attention`` counts fused attentions, and ``blocks`` is how many there are (None but for the network).
+    multiprocessors, 0 for a portable engine. ``seconds`` and ``peak_bytes`` are the build's; ``attention`` counts fused
+    attentions, and ``blocks`` is how many there are (None but for the network).
     """
 
     component: str
