@@ -15,6 +15,11 @@ class Gpu:
     memory: int
     processors: int
 
+    @property
+    def compute_capability(self) -> str:
+        """``capability`` as NVIDIA writes it, such as ``8.9``."""
+        return ".".join(str(number) for number in self.capability)
+
 
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs of this machine; empty where there is no driver or no device (CUDA driver API, cuDeviceGet*)."""

@@ -63,7 +63,7 @@ def _examine() -> dict[str, Any]:
         "memory_bytes": total_bytes(),
         "memory_available_bytes": available_bytes(),
         "gpus": [
-            {"name": gpu.name, "compute_capability": ".".join(map(str, gpu.capability)), "memory_bytes": gpu.memory}
+            {"name": gpu.name, "compute_capability": gpu.compute_capability, "memory_bytes": gpu.memory}
             for gpu in gpus()
         ],
         "onnxruntime": engine,

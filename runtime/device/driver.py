@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from ..errors import BackendError, DeviceError
+from ..errors import BackendError, DeviceError, one_line
 
 ADVICE = "see nvidia-smi and copgen-edge doctor for the state of the driver and the GPU"
 _START_AGAIN = "start the process again, since CUDA does not recover from this within one"
@@ -27,11 +27,6 @@ _ADVICE = {
 
 class OutOfMemoryError(DeviceError):
     """A CUDA call wanted more memory than there is."""
-
-
-def one_line(error: object) -> str:
-    """What a library said, fit for a message of one line."""
-    return " ".join(str(error).split())[:300]
 
 
 def import_or_reason(module: str, package: str) -> tuple[Any, str]:

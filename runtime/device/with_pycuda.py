@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DeviceError
-from .driver import ADVICE, Driver, OutOfMemoryError, one_line
+from ..errors import DeviceError, one_line
+from .driver import ADVICE, Driver, OutOfMemoryError
 from .interface import Device
 from .resources import Buffer, Event, Pinned
 

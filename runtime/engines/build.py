@@ -19,7 +19,8 @@ from ..backends.update import UPDATE_MODEL
 from ..bundle import Bundle, sha256
 from ..components import STEP
 from ..errors import BackendError, EngineError, RequestError
-from .cache import FOLDER, PARTIAL, TIMING_CACHE, engine_path, folder_name, intact, locked, record_path
+from ..folders import whole_file
+from .cache import FOLDER, PARTIAL, TIMING_CACHE, engine_path, folder_name, locked, misfit, record_path
 from .flavours import Flavour
 from .match import PORTABLE
 from .options import BuildOptions, refuse_what_lacks
@@ -79,7 +80,7 @@ def build_engines(
         for done, wanted in enumerate(expected):
             progress(f"engines: {wanted.component}", done, len(expected))
             path = engine_path(folder, wanted.component, wanted.precision)
-            reason = _why(path, wanted)
+            reason = _why(bundle, path, wanted)
             record = EngineRecord.read(record_path(path)) if reason is None else _build(bundle, wanted, path, progress)
             built.append(Built(record, path, reason))
     progress("engines", len(expected), len(expected))
@@ -88,7 +89,7 @@ def build_engines(
 
 def _expected(bundle: Bundle, flavour: Flavour, options: BuildOptions, component: str, precision: str) -> EngineRecord:
     gpu = None if flavour.is_rtx else _gpu()
-    capability = "+".join(options.compute_capabilities) or "any" if gpu is None else _dotted(gpu)
+    capability = "+".join(options.compute_capabilities) or "any" if gpu is None else gpu.compute_capability
     depth = bundle.manifest.model.get("depth")
     return EngineRecord(
         component=component,
@@ -114,15 +115,11 @@ def _gpu() -> Gpu:
     return found[0]
 
 
-def _dotted(gpu: Gpu) -> str:
-    return ".".join(str(number) for number in gpu.capability)
-
-
 def _folder_part(record: EngineRecord) -> str:
     return PORTABLE if record.capability == "any" else "sm" + record.capability.replace(".", "").replace("+", "-")
 
 
-def _why(path: Path, wanted: EngineRecord) -> str | None:
+def _why(bundle: Bundle, path: Path, wanted: EngineRecord) -> str | None:
     """Why the engine at ``path`` has to be built; None where it is there already."""
     if not path.exists():
         return "it is not there"
@@ -132,7 +129,7 @@ def _why(path: Path, wanted: EngineRecord) -> str | None:
         return str(error)
     if told := differences(record, wanted):
         return "; ".join(told)
-    return None if intact(path, record) else "its file is not the one that was built"
+    return misfit(bundle, path, record)
 
 
 def _build(bundle: Bundle, wanted: EngineRecord, path: Path, progress: Progress) -> EngineRecord:
@@ -159,9 +156,8 @@ def _build(bundle: Bundle, wanted: EngineRecord, path: Path, progress: Progress)
         # The old record goes first and the new one comes last: at no moment does one tell of another engine.
         record_path(path).unlink(missing_ok=True)
         partial.replace(path)
-        text = record_path(path).with_name(record_path(path).name + PARTIAL)
-        text.write_text(record.to_json(), encoding="utf-8")
-        text.replace(record_path(path))
+        with whole_file(record_path(path)) as text:
+            text.write_text(record.to_json(), encoding="utf-8")
     finally:
         partial.unlink(missing_ok=True)
     return record

@@ -19,6 +19,12 @@ from .record import UPDATE, EngineRecord, onnx_hashes
 
 FOLDER = "engines"
 ENGINE, RECORD, PARTIAL = ".engine", ".json", ".partial"
+TIMING_CACHE = "timing.cache"
+
+_OWN_FOLDER = re.compile(rf"({'|'.join(FLAVOURS)})-[^/]+-(portable|sm[0-9-]+)")
+_OWN_FILE = re.compile(
+    rf"({'|'.join((*COMPONENTS, UPDATE))})\.({'|'.join(PRECISIONS)})({ENGINE}|{RECORD})({re.escape(PARTIAL)})?"
+)
 
 
 @dataclass(frozen=True)
@@ -96,15 +102,22 @@ def locked(bundle: Bundle) -> Iterator[None]:
         os.close(folder)
 
 
-TIMING_CACHE = "timing.cache"
-_OWN_FOLDER = re.compile(rf"({'|'.join(FLAVOURS)})-[^/]+-(portable|sm[0-9-]+)")
-_OWN_FILE = re.compile(
-    rf"({'|'.join((*COMPONENTS, UPDATE))})\.({'|'.join(PRECISIONS)})({ENGINE}|{RECORD})({re.escape(PARTIAL)})?"
-)
+def misfit(bundle: Bundle, engine: Path, record: EngineRecord) -> str | None:
+    """Why the file ``engine`` and its ``record`` are not of the component of ``bundle`` that the file's name says, or
+    not of each other; None where they fit. The file is read last, and once for as long as it stays as it is."""
+    component, precision = engine.name.split(".")[:2]
+    if (record.component, record.precision) != (component, precision):
+        return f"its record is of {record.component!r} in {record.precision!r}"
+    try:
+        current = onnx_hashes(bundle, component, precision)
+    except BundleError:
+        return f"the bundle has no {component} in {precision}"
+    if record.onnx != current:
+        return "it was built from other ONNX files than the bundle has now"
+    return None if _intact(engine, record) else "its file is not the one that was built (size or SHA-256 differs)"
 
 
-def intact(engine: Path, record: EngineRecord) -> bool:
-    """Whether the file is the one that its record tells of."""
+def _intact(engine: Path, record: EngineRecord) -> bool:
     if not engine.is_file():
         return False
     there = engine.stat()
@@ -140,18 +153,4 @@ def _entry(bundle: Bundle, path: Path) -> Entry:
         record = EngineRecord.read(record_path(path))
     except BackendError as error:
         return Entry(path, None, size, str(error))
-    return Entry(path, record, size, _problem(bundle, path, record))
-
-
-def _problem(bundle: Bundle, path: Path, record: EngineRecord) -> str | None:
-    if record.component not in (*COMPONENTS, UPDATE):
-        return f"it is of {record.component!r}, which is no component"
-    try:
-        current = onnx_hashes(bundle, record.component, record.precision)
-    except BundleError:
-        return f"the bundle has no {record.component} in {record.precision}"
-    if current != record.onnx:
-        return "it was built from other ONNX files than the bundle has now"
-    if not intact(path, record):
-        return "its file is not the one that was built (size or SHA-256 differs)"
-    return None
+    return Entry(path, record, size, misfit(bundle, path, record))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from ..errors import BackendError
+from ..errors import BackendError, one_line
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
 
@@ -60,7 +60,7 @@ def find_flavour(name: str | None = None) -> Flavour:
                     failures.append(f"{module_name} needs {error.name}")
                 continue
             except ImportError as error:
-                failures.append(f"{module_name}: {' '.join(str(error).split())[:200]}")
+                failures.append(f"{module_name}: {one_line(error)}")
                 continue
             if hasattr(module, "Builder"):
                 return Flavour(wanted, str(module.__version__), module)

@@ -8,9 +8,9 @@ from ..backends.cuda_probe import Gpu
 from ..bundle import PRECISIONS, Bundle
 from ..components import STEP
 from ..errors import BackendError
-from .cache import FOLDER, engine_path, intact, record_path
+from .cache import FOLDER, engine_path, misfit, record_path
 from .flavours import Flavour
-from .record import EngineRecord, onnx_hashes
+from .record import UPDATE, EngineRecord
 
 PORTABLE = "portable"
 
@@ -23,7 +23,8 @@ def usable_engine(
     Raises :class:`BackendError` that tells for each engine there is what was found and expected, and how to build one;
     :class:`BundleError` where the bundle itself lacks the precision.
     """
-    hashes = onnx_hashes(bundle, component, precision)
+    if component != UPDATE:
+        bundle.variant(component, precision)
     build = f"run 'copgen-edge build {bundle.root} --precision {precision} --flavour {flavour.name}' on this machine"
     told = []
     for path in sorted(bundle.root.glob(f"{FOLDER}/*/{engine_path(Path(), component, precision).name}")):
@@ -32,14 +33,11 @@ def usable_engine(
         except BackendError as error:
             told.append(str(error))
             continue
-        wrong = differences_to_machine(record, flavour, gpu)
-        if record.onnx != hashes:
-            wrong.append("it was built from other ONNX files than the bundle has now")
-        if not wrong and not intact(path, record):
-            wrong.append("its file is not the one that was built (size or SHA-256 differs)")
-        if not wrong:
+        # The machine first: what cannot run here need not be read.
+        wrong = ", ".join(differences_to_machine(record, flavour, gpu)) or misfit(bundle, path, record)
+        if wrong is None:
             return path, record
-        told.append(f"{path.relative_to(bundle.root)}: {', '.join(wrong)}")
+        told.append(f"{path.relative_to(bundle.root)}: {wrong}")
     found = "; ".join(told) or "the cache has none"
     raise BackendError(f"no engine of {component} in {precision} can run here ({found}); {build}")
 
@@ -56,7 +54,7 @@ def differences_to_machine(record: EngineRecord, flavour: Flavour, gpu: Gpu) -> 
         wrong.append(f"found flavour {record.flavour}, expected {flavour.name}")
     elif not _runs_version(record, flavour.version):
         wrong.append(f"found an engine of version {record.version}, expected {flavour.version}")
-    capability = ".".join(str(number) for number in gpu.capability)
+    capability = gpu.compute_capability
     if record.gpu == PORTABLE:
         if record.capability != "any" and capability not in record.capability.split("+"):
             wrong.append(f"found compute capabilities {record.capability}, expected {capability}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import RequestError
 from .flavours import Flavour
@@ -42,6 +43,16 @@ class BuildOptions:
             )
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise RequestError(f"found optimization level {self.optimization_level}, expected 0 to 5")
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> BuildOptions:
+        """The options of which ``dataclasses.asdict`` and JSON made ``content``.
+
+        Raises :class:`KeyError` or :class:`TypeError` for what is no such content.
+        """
+        # JSON has no tuples.
+        sequences = {name: tuple(content[name]) for name in ("batch", "compute_capabilities")}
+        return cls(**{**content, **sequences})
 
 
 def refuse_what_lacks(options: BuildOptions, flavour: Flavour) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any
 
 from ..backends.update import UPDATE_MODEL
 from ..bundle import Bundle, sha256
@@ -18,7 +17,6 @@ SCHEMA_VERSION = 1
 
 UPDATE, UPDATE_PRECISION = "solver_update", "fp32"
 """The engine of the solver's update, which every bundle's network needs beside it."""
-
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "component precision flavour version gpu capability sha256 timing_cache": (str,),
@@ -33,8 +31,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 class EngineRecord:
     """``onnx``: SHA-256 by path of the files it was built from. ``gpu``: name of the GPU it is bound to, or
     ``portable``; ``capability``: compute capabilities, such as ``8.7``, or ``any``; ``processors``: the GPU's
-    multiprocessors, 0 for a portable engine. ``seconds`` and ``peak_bytes`` are
-    the build's; ``attention`` counts fused attentions, and ``blocks`` is how many there are (None but for the network).
+    multiprocessors, 0 for a portable engine. ``seconds`` and ``peak_bytes`` are the build's; ``attention`` counts fused
+    attentions, and ``blocks`` is how many there are (None but for the network).
     """
 
     component: str
@@ -83,7 +81,7 @@ class EngineRecord:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema version {content['schema_version']!r}, this program reads {SCHEMA_VERSION}")
-            found = cls(**{**content, "options": _options(content["options"])})
+            found = cls(**{**content, "options": BuildOptions.from_json(content["options"])})
             found._check_types()
             return found
         except OSError as error:
@@ -94,11 +92,6 @@ class EngineRecord:
 
 def _version(text: str) -> bool:
     return all(part.isdigit() for part in text.split(".")[:2])
-
-
-def _options(content: dict[str, Any]) -> BuildOptions:
-    sequences = {name: tuple(content[name]) for name in ("batch", "compute_capabilities")}
-    return BuildOptions(**{**content, **sequences})
 
 
 def onnx_hashes(bundle: Bundle, component: str, precision: str) -> dict[str, str]:

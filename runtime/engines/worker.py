@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..folders import whole_file
 from ..memory import peak_bytes
 from .flavours import Flavour, find_flavour
 from .logger import make_logger
@@ -24,13 +25,7 @@ def main() -> None:
     """Build what standard input asks for."""
     request = json.loads(sys.stdin.readline())
     flavour = find_flavour(request["flavour"])
-    options = BuildOptions(
-        **{
-            **request["options"],
-            "batch": tuple(request["options"]["batch"]),
-            "compute_capabilities": tuple(request["options"]["compute_capabilities"]),
-        }
-    )
+    options = BuildOptions.from_json(request["options"])
     begun = time.monotonic()
     logger = make_logger(flavour.module)
     try:
@@ -82,9 +77,8 @@ def _build(flavour: Flavour, options: BuildOptions, onnx: Path, timing_cache: Pa
         raise _BuildError(f"{flavour.name} {flavour.version} could not build {onnx.name}")
     cache = None if flavour.is_rtx else config.get_timing_cache()
     if cache is not None:
-        partial = timing_cache.with_name(timing_cache.name + ".partial")
-        partial.write_bytes(bytes(cache.serialize()))
-        partial.replace(timing_cache)
+        with whole_file(timing_cache) as partial:
+            partial.write_bytes(bytes(cache.serialize()))
     return engine, used
 
 

@@ -48,6 +48,17 @@ def _other_onnx(engine: Path) -> None:
     record_path(engine).write_text(json.dumps(content))
 
 
+def _another_components_record(engine: Path) -> None:
+    other = engine.with_name("encoder_DEM_DEM.fp16.engine")
+    assert engine.name == "dit_step.fp16.engine" and other.is_file()
+    record_path(engine).write_bytes(record_path(other).read_bytes())
+
+
+def _no_components_record(engine: Path) -> None:
+    content = json.loads(record_path(engine).read_text())
+    record_path(engine).write_text(json.dumps({**content, "component": "moon"}))
+
+
 def _later_schema(engine: Path) -> None:
     content = json.loads(record_path(engine).read_text())
     record_path(engine).write_text(json.dumps({**content, "schema_version": 9}))
@@ -61,6 +72,8 @@ def _later_schema(engine: Path) -> None:
         (_no_record, "cannot be read"),
         (_half_record, "no engine record"),
         (_other_onnx, "other ONNX files"),
+        (_another_components_record, "its record is of 'encoder_DEM_DEM' in 'fp16'"),
+        (_no_components_record, "its record is of 'moon' in 'fp16'"),
         (_later_schema, "schema version 9"),
     ],
 )
@@ -74,6 +87,15 @@ def test_a_damaged_engine_is_told_of_and_pruned_alone(
     assert [entry.path for entry in prune(engines)] == [damaged]
     assert not damaged.exists() and not record_path(damaged).exists()
     assert [entry.problem for entry in entries(engines)] == [None] * 3
+
+
+def test_an_engine_that_the_bundle_has_no_component_for_is_told_of(engines: Bundle) -> None:
+    encoder = next(entry.path for entry in entries(engines) if entry.path.name.startswith("encoder_DEM_DEM"))
+    moved = encoder.rename(encoder.with_name("encoder_LULC_LULC.fp16.engine"))
+    record = EngineRecord.read(record_path(encoder))
+    record_path(moved).write_text(replace(record, component="encoder_LULC_LULC").to_json())
+    problems = [entry.problem for entry in entries(engines) if entry.path == moved]
+    assert problems == ["the bundle has no encoder_LULC_LULC in fp16"]
 
 
 def test_left_overs_are_told_of_and_pruned(engines: Bundle) -> None:
