@@ -16,8 +16,8 @@ import click
 from ..errors import CopgenError, RequestError
 
 VERBS = {
-    "demo": "Make a small bundle with random weights and run it on a made-up scene.",
-    "weights": "Download the authors' weights, or make random ones.",
+    "demo": "Run the small trained model on a made-up scene, from checkpoint to pictures.",
+    "weights": "Download the authors' weights, copy the small model's, or make random ones.",
     "train-small": "Train a small model on a made-up world.",
     "export": "Turn a checkpoint into a bundle.",
     "build": "Build TensorRT engines of a bundle.",

@@ -1,4 +1,4 @@
-"""``copgen-edge weights``: get the authors' checkpoint, or make a random one of the same layout."""
+"""``copgen-edge weights``: get the authors' checkpoint or the shipped small one, or make a random one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .common import emit, json_option, need
 
 @click.group("weights")
 def command() -> None:
-    """Download the authors' weights, or make random ones in the same layout."""
+    """Download the authors' weights, copy the small model's, or make random ones, all in the same layout."""
 
 
 @command.command("fetch")
@@ -43,3 +43,12 @@ def random(out: Path, variant: str, seed: int) -> None:
     """Write random weights of a variant's size, to try or to time what needs no trained ones."""
     need("copgen_ref.random_weights").write_random_checkpoint(out, variant, seed=seed)
     click.echo(f"wrote random weights of size {variant} to {out}", err=True)
+
+
+@command.command("small")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
+def small(out: Path) -> None:
+    """Copy the small model that ships with copgen-edge: trained, on a made-up world, and not for science."""
+    need("copgen_ref.small_model").copy_small_checkpoint(out)
+    click.echo(f"wrote the small model and its card to {out}", err=True)
+    click.echo(f"next: copgen-edge export --checkpoint {out} --out bundle", err=True)

@@ -222,6 +222,20 @@ def test_random_weights_are_called_random(run: Run, tmp_path: Path) -> None:
     assert again.code == 2 and "holds something already" in again.err
 
 
+def test_the_small_weights_are_copied(
+    run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from copgen_edge.copgen_ref import small_model
+    from copgen_edge.copgen_ref.files import find_checkpoint
+
+    monkeypatch.setattr(small_model, "small_checkpoint", lambda: checkpoint)
+    outcome = run("weights", "small", "--out", tmp_path / "weights")
+    assert outcome.code == 0 and f"export --checkpoint {tmp_path / 'weights'}" in outcome.err
+    assert find_checkpoint(tmp_path / "weights").missing == ()
+    again = run("weights", "small", "--out", tmp_path / "weights")
+    assert again.code == 2 and "holds something already" in again.err
+
+
 @pytest.mark.parametrize(("kind", "title"), [("small-world", "made-up world"), ("random", "random weights")])
 def test_weights_that_are_no_real_ones_are_called_so(
     run: Run, part: Path, tmp_path: Path, kind: str, title: str
@@ -288,12 +302,6 @@ def test_the_tolerance_is_a_contract(bundle: Path) -> None:
     components = Bundle.open(bundle).manifest.components.values()
     assert {c.precisions["fp32"].tolerance for c in components} == {5e-5}
     assert all(np.isfinite(c.precisions["fp32"].parity["relative_l2"]) for c in components)
-
-
-def test_a_demo_below_a_file_is_refused(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    outcome = run("demo", "--quiet", "--out", tmp_path / "file" / "demo")
-    assert outcome.code == 2 and "choose another folder" in outcome.err
 
 
 def test_bench_beside_pytorch_takes_the_threads_it_is_given(
