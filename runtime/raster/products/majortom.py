@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import RasterError
 from ..sources import rasters_in
+from .safe import is_safe
 
 _DEEPEST = 5
 """Folders below the one given: the root of everything, Core-..., row, cell, product."""
@@ -20,8 +21,8 @@ _HOLDS = {"cloud_mask": "S2L1C"}
 def find_product(folder: Path, name: str, family: str) -> Path:
     """The one folder of rasters of a family below ``folder``, or ``folder`` itself where rasters lie in it.
 
-    Folders called ``Core-...`` count only for the family that they hold. Raises :class:`RasterError` where there is no
-    such folder, or more than one.
+    Folders called ``Core-...`` count only for the family that they hold. Raises :class:`RasterError` where there is
+    more than one such folder, or a SAFE product.
     """
     found: list[Path] = []
     core = f"Core-{_HOLDS.get(family, family)}"
@@ -34,6 +35,8 @@ def find_product(folder: Path, name: str, family: str) -> Path:
                 raise RasterError(
                     f"{name}: {str(folder)!r} has more than {_MOST_FOLDERS} folders; give the folder of one product"
                 )
+            if is_safe(here):
+                raise RasterError(f"{name}: {str(folder)!r} holds a SAFE product; give it itself: {here}")
             if rasters_in(here):
                 found.append(here)
                 continue

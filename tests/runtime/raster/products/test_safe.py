@@ -325,3 +325,8 @@ def test_the_bands_of_a_product_are_not_the_users_to_order(write_raster: WriteRa
     root = write_safe(write_raster, tmp_path)
     with pytest.raises(RequestError, match=r"--bands S2L1C orders the bands of a raster"):
         products(("S2L1C", root), bands={"S2L1C": ORDER})
+
+
+def test_the_folder_around_a_product_is_refused_with_its_name(write_raster: WriteRaster, tmp_path: Path) -> None:
+    root = write_safe(write_raster, tmp_path)
+    refused(root.parent, rf"holds a SAFE product; give it itself: {root}")
