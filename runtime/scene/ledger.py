@@ -162,9 +162,11 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
     Raises :class:`CopgenError` where it cannot be written.
     """
-    # Written, not mapped: a disk that is full is an error here and would be a signal that kills there.
-    with keeping(path), whole_file(path) as partial, partial.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+    with keeping(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written, not mapped: a disk that is full is an error here and would be a signal that kills there.
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
 
 
 def open_array(path: Path) -> NDArray[Any]:

@@ -261,7 +261,7 @@ def test_a_link_is_followed_and_an_empty_folder_filled(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "target")
     run(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
-    assert names(tmp_path / "disk") == ["target"] and names(tmp_path / "link") == ["item.json", "samples"]
+    assert names(tmp_path / "disk") == ["target"] and names(tmp_path / "link") == ["item.json", "notes.txt", "samples"]
 
 
 @pytest.mark.parametrize("out", [Path("/"), Path("/tmp"), Path("/proc/none/out"), Path("x" * 300), Path("x" * 250)])
