@@ -69,8 +69,11 @@ def measure_limits(images: Iterable[tuple[str, np.ndarray]]) -> Limits:
     return limits
 
 
-def render(key: str, image: np.ndarray, limits: Limits) -> np.ndarray:
-    """``image`` (C, H, W), physical, of image modality ``key`` as uint8 RGB (H, W, 3); missing values are grey."""
+def render(key: str, image: np.ndarray, limits: Limits, *, resolution: float | None = None) -> np.ndarray:
+    """``image`` (C, H, W), physical, of image modality ``key`` as uint8 RGB (H, W, 3); missing values are grey.
+
+    ``resolution`` is metres a pixel where it is not the modality's own, for the slopes of elevation.
+    """
     modality = get(key)
     if modality.is_codes:
         return _class_colours(key, image[0])
@@ -80,7 +83,7 @@ def render(key: str, image: np.ndarray, limits: Limits) -> np.ndarray:
     image = np.where(missing, filler, image).astype(np.float64)
     if modality.kind == "elevation":
         tint = ramp(_unit(image[0], limits[key]), HYPSOMETRIC)
-        light = hillshade(image[0], modality.resolution) / np.sin(np.radians(SUN_ALTITUDE))
+        light = hillshade(image[0], resolution or modality.resolution) / np.sin(np.radians(SUN_ALTITUDE))
         rgb = tint * (0.3 + 0.7 * light)[..., None]
     elif modality.kind == "backscatter":
         vv, vh = _decibels(image)

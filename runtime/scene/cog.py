@@ -11,7 +11,7 @@ from rasterio.io import DatasetReader
 
 from ..errors import CopgenError
 from ..raster.storage import CLASS_UNIT
-from .rasters import reading, small_cache, whole_raster
+from .blocks import reading, small_cache, whole_raster
 
 _STRIP = 256
 

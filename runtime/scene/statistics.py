@@ -17,9 +17,9 @@ from rasterio.windows import Window
 from ..errors import CopgenError, RasterError, RequestError
 from ..modalities import Modality, get
 from ..raster.storage import BLOCK, Storage, of_share, of_statistic, of_values
+from .blocks import GDAL_ERRORS, BlockWriter, cannot_read, open_blocks, reading, small_cache
 from .cog import to_cog
 from .grid import SceneGrid
-from .rasters import GDAL_ERRORS, BlockWriter, cannot_read, open_blocks, reading, small_cache
 
 QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 """Name of a quantile -> share of the samples below it."""

@@ -7,9 +7,10 @@ from copgen_edge.runtime.errors import CopgenError, RasterError
 from copgen_edge.runtime.modalities import BY_KEY
 from copgen_edge.runtime.raster.storage import Storage
 from copgen_edge.runtime.scene import cog
+from copgen_edge.runtime.scene.blocks import open_blocks
 from copgen_edge.runtime.scene.cog import to_cog
 from copgen_edge.runtime.scene.grid import SceneGrid
-from copgen_edge.runtime.scene.rasters import StripWriter, open_blocks
+from copgen_edge.runtime.scene.rasters import StripWriter
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Compression

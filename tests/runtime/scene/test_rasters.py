@@ -8,7 +8,7 @@ import rasterio
 from copgen_edge.runtime.errors import CopgenError, NonFiniteError, RequestError
 from copgen_edge.runtime.modalities import BY_KEY, IMAGE_KEYS
 from copgen_edge.runtime.raster.palette import CLASS_COLOURS
-from copgen_edge.runtime.scene import rasters
+from copgen_edge.runtime.scene import blocks
 from copgen_edge.runtime.scene.grid import SceneGrid
 from copgen_edge.runtime.scene.rasters import StripWriter
 from numpy.typing import NDArray
@@ -72,13 +72,13 @@ def test_dark_pixels_are_data(tmp_path: Path) -> None:
 
 def test_every_block_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[int, int]] = []
-    real = rasters.BlockWriter.write
+    real = blocks.BlockWriter.write
 
-    def spy(self: rasters.BlockWriter, pixels: NDArray[np.uint16], row: int, column: int = 0) -> None:
+    def spy(self: blocks.BlockWriter, pixels: NDArray[np.uint16], row: int, column: int = 0) -> None:
         written.append((row, pixels.shape[1]))
         real(self, pixels, row, column)
 
-    monkeypatch.setattr(rasters.BlockWriter, "write", spy)
+    monkeypatch.setattr(blocks.BlockWriter, "write", spy)
     write(tmp_path / "a.tif", OPTICAL, values(OPTICAL), rows=48)
     assert written == [(0, 256), (256, 256), (512, 28)]
 
@@ -155,8 +155,8 @@ class Lossy:
 
 
 def test_a_disk_that_keeps_other_bytes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = rasters.BlockWriter.__init__
-    monkeypatch.setattr(rasters.BlockWriter, "__init__", lambda self, dataset: real(self, Lossy(dataset)))
+    real = blocks.BlockWriter.__init__
+    monkeypatch.setattr(blocks.BlockWriter, "__init__", lambda self, dataset: real(self, Lossy(dataset)))
     with pytest.raises(CopgenError, match="reads back other pixels at row 0"):
         write(tmp_path / "a.tif", OPTICAL, values(OPTICAL))
     assert not names(tmp_path)
