@@ -36,9 +36,11 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class Encoded:
     """What became of a condition in some windows: scaled ``latents`` (windows, floats) float32, zero where the
-    condition is absent; ``known`` (windows, H, W), which pixels were measured."""
+    condition is absent; ``values`` (windows, C, H, W) float32 as read, physical, NaN where not known, and ``known``
+    (windows, H, W), which pixels were measured."""
 
     latents: Floats
+    values: Floats
     known: NDArray[np.bool_]
 
     @property
@@ -55,17 +57,15 @@ def encode_windows(pipeline: Pipeline, layout: Layout, source: Source, windows: 
     interpolation. Raises as the source and :meth:`Pipeline.encode` do.
     """
     m = get(source.key)
-    known = np.zeros((len(windows), m.size, m.size), bool)
-    images = np.zeros((len(windows), *_physical_shape(m)), np.float32)
-    for row, window in enumerate(windows):
-        values = _reflected(m, layout, source.read(layout.grid.ground(layout.windows[window])), window)
-        known[row] = ~np.isnan(values).any(axis=0)
-        if known[row].any():
-            images[row] = _filled(m, values, ~known[row])
+    values = np.stack(
+        [_reflected(m, layout, source.read(layout.grid.ground(layout.windows[window])), window) for window in windows]
+    )
+    known = np.asarray(~np.isnan(values).any(axis=1))
     latents = np.zeros((len(windows), m.latent_size), np.float32)
     present = np.flatnonzero(known.any(axis=(1, 2)))
     if len(present):
-        model = transforms.to_model(m.key, images[present].astype(np.int64) if m.is_codes else images[present])
+        images = np.stack([_filled(m, values[row], ~known[row]) for row in present])
+        model = transforms.to_model(m.key, images.astype(np.int64) if m.is_codes else images)
         noise = np.concatenate(
             [
                 latent_noise(m.key, 1, seed=seed, purpose="posterior", cell=layout.noise_cell(windows[row]))
@@ -73,7 +73,7 @@ def encode_windows(pipeline: Pipeline, layout: Layout, source: Source, windows: 
             ]
         )
         latents[present] = pipeline.encode(m.key, model, noise).reshape(len(present), -1)
-    return Encoded(latents, known)
+    return Encoded(latents, values, known)
 
 
 def given_place(pipeline: Pipeline, layout: Layout) -> Floats:
@@ -107,10 +107,6 @@ def mark(validity: NDArray[np.uint8], layout: Layout, key: str, windows: range, 
         unset = (here == OUTSIDE) | ((here == ABSENT) & (gap == FILLED))
         here[unset & ~seen] = gap
         here[seen] = OBSERVED
-
-
-def _physical_shape(m: Modality) -> tuple[int, int, int]:
-    return len(m.bands), m.size, m.size
 
 
 def _reflected(m: Modality, layout: Layout, values: Floats, window: int) -> Floats:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import RasterError, RequestError
 from ..modalities import get, resolve
 from ..noise import check_seed
 from ..pipeline import Pipeline
@@ -59,13 +59,15 @@ class SceneTask:
     date: tuple[int, int, int] | None
     place: bool
     files: GivenFiles
+    stamps: Mapping[Path, tuple[int, int]]
     notes: tuple[str, ...]
 
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """The keys of the conditions."""
-        scalars = ((PLACE, self.place), (DATE, self.date is not None))
-        return (*(source.key for source in self.sources), *(key for key, given in scalars if given))
+    def require_unchanged(self, key: str) -> None:
+        """Raise :class:`RasterError` where a file of the condition ``key`` is not what it was when the task was
+        made: its digest would tell of another."""
+        for path in self.files[key][1]:
+            if _stamp(path) != self.stamps[path]:
+                raise RasterError(f"{path} was changed while the scene was made; run the same request again")
 
     def lines(self) -> list[str]:
         """Every choice that was made, a sentence each."""
@@ -116,8 +118,18 @@ def prepare(pipeline: Pipeline, request: SceneRequest) -> SceneTask:
         for key in keys:
             typed.setdefault(key, []).append(f"{name}={value}")
     files = {key: (" ".join(pairs), products.files.get(key, ())) for key, pairs in typed.items()}
+    stamps = {path: _stamp(path) for _, paths in files.values() for path in paths}
     notes = (*products.notes, *chosen, *said)
-    return SceneTask(request, layout, plan, products.sources, date, PLACE in given, files, notes)
+    return SceneTask(request, layout, plan, products.sources, date, PLACE in given, files, stamps, notes)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file; a file that is gone has none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return 0, 0
+    return there.st_size, there.st_mtime_ns
 
 
 def _date(value: str | None, products: Products) -> tuple[tuple[int, int, int] | None, list[str]]:

@@ -20,13 +20,14 @@ from .cog import to_cog
 from .decode import decode_strips
 from .draw import DATE, PLACE, Layout, Windows
 from .encode import ABSENT, FILLED, OBSERVED, mark
+from .ledger import open_array, save_array
 from .page import write_page
 from .pictures import write_pictures
 from .rasters import write_validity
 from .request import SceneTask, fingerprint
 from .seams import SeamMeter
 from .stac_item import write_item
-from .stages import decode_sample, denoise_sample, encode_conditions, known_rows, sample_path
+from .stages import decode_sample, denoise_sample, encode_conditions, known_rows, look_at, sample_path
 from .statistics import write_statistics
 from .workplace import Workplace, scene_folder
 
@@ -94,6 +95,7 @@ class _Run:
             **self._provenance,
             "grid": self._grid(),
             "samples": self._request.samples,
+            "condition_date": days(np.array([self._task.date]))[0] if self._task.date else None,
             **_spell_scalars(drawn),
             "seams": seams,
             "missing": missing,
@@ -196,14 +198,15 @@ class _Run:
     def _mask(self, key: str) -> tuple[NDArray[np.uint8], int]:
         layout = self._layout
         path = self._place.root / f"validity-{key}.npy"
-        shape = layout.grid.shape(get(key).resolution)
-        mask = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        mask = np.zeros(layout.grid.shape(get(key).resolution), np.uint8)
         columns, absent = len(layout.starts[1]), 0
         for row in range(len(layout.starts[0])):
             known = known_rows(self._place, "scene", key, layout, row)
             mark(mask, layout, key, range(row * columns, (row + 1) * columns), known)
             absent += int(np.count_nonzero(~known.any(axis=(1, 2))))
-        return mask, absent
+        # To a file, since those of all conditions are many bytes together.
+        save_array(path, mask)
+        return open_array(path), absent
 
     def _grid(self) -> dict[str, Any]:
         grid = self._layout.grid
@@ -217,7 +220,8 @@ class _Run:
 
     def _finish(self, result: dict[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
         folder, grid = self._place.result, self._layout.grid
-        files = files + write_pictures(folder, grid, files)
+        looks = {source.key: look_at(self._place, "scene", source.key, self._layout) for source in self._task.sources}
+        files = files + write_pictures(folder, grid, files, looks)
         hashed = [{**entry, "sha256": sha256(folder / entry["file"])} for entry in files]
         result = {**result, "files": hashed}
         write_item(folder, grid, hashed, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from .decode import decode_strips
 from .denoise import denoise_scene
 from .draw import DATE, PLACE, Given, Layout, Windows, begin
 from .encode import encode_windows, given_date, given_place
-from .ledger import save_array
+from .grid import WINDOW_CELLS
+from .ledger import open_array, save_array
 from .rasters import StripWriter
 from .request import SceneTask
 from .seams import SeamMeter
@@ -27,24 +29,35 @@ Floats = NDArray[np.float32]
 KEEP_EVERY_S = 120.0
 """Seconds of denoising between states that are kept."""
 
+LOOK = 1024
+"""Pixels a side of the looks at conditions, for pictures."""
+
 
 class WindowRows:
     """The latents of a condition by window, in a file for each row of windows, which is read when it is asked for."""
 
     def __init__(self, files: list[Path], layout: Layout) -> None:
-        self._rows = [np.load(path, mmap_mode="r") for path in files]
+        self._rows = [open_array(path) for path in files]
         self._columns = len(layout.starts[1])
 
     def __getitem__(self, window: int) -> Floats:
         return self._rows[window // self._columns][window % self._columns]
 
 
-def row_files(place: Workplace, name: str, key: str, layout: Layout) -> list[tuple[Path, Path]]:
-    """For each row of windows, where the latents of a condition lie and which of its pixels were measured."""
+@dataclass(frozen=True)
+class RowFiles:
+    """Where a row of windows of a condition lies: its latents, which pixels were measured, and a small look at it."""
+
+    latents: Path
+    known: Path
+    look: Path
+
+
+def row_files(place: Workplace, name: str, key: str, layout: Layout) -> list[RowFiles]:
+    """The files of each row of windows of a condition."""
     folder = place.root / name / key
-    return [
-        (folder / f"latents-{row:04d}.npy", folder / f"known-{row:04d}.npy") for row in range(len(layout.starts[0]))
-    ]
+    parts = ("latents", "known", "look")
+    return [RowFiles(*(folder / f"{part}-{row:04d}.npy" for part in parts)) for row in range(len(layout.starts[0]))]
 
 
 def encode_conditions(
@@ -56,19 +69,22 @@ def encode_conditions(
     total = len(task.sources) * len(layout.windows)
     for number, source in enumerate(task.sources):
         files = row_files(place, name, source.key, layout)
-        for row, (latents, known) in enumerate(files):
+        for row, paths in enumerate(files):
             work = f"{name} {source.key} row {row}"
             if place.ledger.finished(work) is None:
                 windows = range(row * columns, (row + 1) * columns)
                 encoded = encode_windows(pipeline, layout, source, windows, seed=task.request.seed)
-                latents.parent.mkdir(parents=True, exist_ok=True)
-                save_array(latents, encoded.latents)
-                save_array(known, np.packbits(encoded.known.reshape(columns, -1), axis=1))
-                place.ledger.record(work, [latents, known])
+                task.require_unchanged(source.key)
+                paths.latents.parent.mkdir(parents=True, exist_ok=True)
+                step = look_step(layout, source.key)
+                save_array(paths.latents, encoded.latents)
+                save_array(paths.known, np.packbits(encoded.known.reshape(columns, -1), axis=1))
+                save_array(paths.look, encoded.values[:, :, ::step, ::step])
+                place.ledger.record(work, [paths.latents, paths.known, paths.look])
             progress("encode", number * len(layout.windows) + (row + 1) * columns, total)
         pipeline.backend.release(f"encoder_{source.key}")
-        given.latents[source.key] = WindowRows([latents for latents, _ in files], layout)
-        given.present[source.key] = np.concatenate([np.load(known).any(axis=1) for _, known in files])
+        given.latents[source.key] = WindowRows([paths.latents for paths in files], layout)
+        given.present[source.key] = np.concatenate([open_array(paths.known).any(axis=1) for paths in files])
     if task.place:
         given.latents[PLACE], given.present[PLACE] = given_place(pipeline, layout), everywhere
     if task.date is not None:
@@ -114,7 +130,7 @@ def denoise_sample(
         ledger.record(work, [path])
         _remove_states(path)
     report(len(plan) * len(layout.windows))
-    return windows.split(np.load(path, mmap_mode="r"))
+    return windows.split(open_array(path))
 
 
 def _state_path(latents: Path, done: int) -> Path:
@@ -128,7 +144,7 @@ def _remove_states(latents: Path, but: Path | None = None) -> None:
 
 
 def _load(path: Path, done: int) -> PlanState:
-    arrays = np.load(path)
+    arrays = np.array(open_array(path))
     x, anchor, *predictions = (row[np.newaxis] for row in arrays)
     return PlanState(done, x, anchor, predictions[:HISTORY])
 
@@ -167,5 +183,28 @@ def sample_path(place: Workplace, key: str, sample: int) -> Path:
 def known_rows(place: Workplace, name: str, key: str, layout: Layout, row: int) -> NDArray[np.bool_]:
     """Which pixels of a condition were measured in a row of windows: (windows, H, W)."""
     size = get(key).size
-    packed = np.load(row_files(place, name, key, layout)[row][1])
+    packed = open_array(row_files(place, name, key, layout)[row].known)
     return np.unpackbits(packed, axis=1).reshape(-1, size, size).astype(bool)
+
+
+def look_step(layout: Layout, key: str) -> int:
+    """Every how many pixels a look at a condition is taken: at most :data:`LOOK` a side, and whole steps a cell."""
+    m = get(key)
+    step = 1
+    while max(layout.grid.shape(m.resolution)) > LOOK * step and m.size // WINDOW_CELLS % (2 * step) == 0:
+        step *= 2
+    return step
+
+
+def look_at(place: Workplace, name: str, key: str, layout: Layout) -> Floats:
+    """A condition over the whole scene, (C, H, W) float32, physical, NaN where not known, at :func:`look_step`."""
+    m, step = get(key), look_step(layout, key)
+    cell = m.size // WINDOW_CELLS // step
+    rows, columns = layout.grid.cells
+    out = np.full((len(m.bands), rows * cell, columns * cell), np.nan, np.float32)
+    for first, paths in zip(layout.starts[0], row_files(place, name, key, layout), strict=True):
+        for start, part in zip(layout.starts[1], open_array(paths.look), strict=True):
+            side = part.shape[1]
+            out[:, first * cell : first * cell + side, start * cell : start * cell + side] = part
+    height, width = (-(-side // step) for side in layout.grid.shape(m.resolution))
+    return out[:, :height, :width]
