@@ -17,15 +17,17 @@ from rasterio.io import MemoryFile
 
 from .. import transforms
 from ..errors import RequestError
-from ..modalities import Modality, get
+from ..modalities import get
 from ..pipeline import Pipeline, Progress
 from ..raster.conditions import ReadOptions
 from ..solver import PlanState
-from .decode import decode_strips
+from .decode import decode_strips, together
 from .denoise import denoise_scene
 from .draw import DATE, PLACE, Given, Layout, Windows, begin
 from .encode import encode_windows, given_date, given_place
 from .request import SceneRequest, SceneTask, prepare
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -82,33 +84,34 @@ def generate_scene(
 def _draw(pipeline: Pipeline, task: SceneTask, progress: Progress) -> dict[str, Any]:
     layout, request = task.layout, task.request
     given = _given(pipeline, task, progress)
-    images = {key: _empty(layout, get(key), request.samples) for key in layout.outputs if get(key).is_image}
-    scalars: dict[str, list[NDArray[np.float32]]] = {key: [] for key in layout.outputs if not get(key).is_image}
     calls = len(task.plan) * len(layout.windows)
+    drawn = []
     for sample in range(request.samples):
         windows = Windows(layout, given, seed=request.seed, sample=sample)
-        state = PlanState.begin(begin(layout, seed=request.seed, sample=sample)[np.newaxis])
         flat = denoise_scene(
             pipeline.backend,
             task.plan,
             windows,
-            state,
+            PlanState.begin(begin(layout, seed=request.seed, sample=sample)[np.newaxis]),
             batch=pipeline.batch,
             report=partial(_report, progress, sample * calls, request.samples * calls),
         )
-        latents = windows.split(flat)
-        for key, out in images.items():
-            for first_row, pixels in decode_strips(pipeline, layout, key, latents[key]):
-                out[sample, :, first_row : first_row + pixels.shape[1]] = pixels
-        for key, rows in scalars.items():
-            rows.append(latents[key])
-    results: dict[str, Any] = {
-        key: GeoArray(out, layout.grid.transform(get(key).resolution), layout.grid.crs) for key, out in images.items()
-    }
-    for key, rows in scalars.items():
-        physical = [transforms.to_physical(key, row.reshape(-1, 1, 1, 3)) for row in rows]
-        results[key] = np.stack(physical) if key == PLACE else np.concatenate(physical)
-    return results
+        drawn.append(windows.split(flat))
+    return {key: _result(pipeline, layout, key, [latents[key] for latents in drawn]) for key in layout.outputs}
+
+
+def _result(pipeline: Pipeline, layout: Layout, key: str, drawn: Sequence[Floats]) -> GeoArray | NDArray[Any]:
+    m = get(key)
+    if not m.is_image:
+        physical = [transforms.to_physical(key, latents.reshape(-1, 1, 1, 3)) for latents in drawn]
+        return np.stack(physical) if key == PLACE else np.concatenate(physical)
+    shape = (len(drawn), len(m.bands), *layout.grid.shape(m.resolution))
+    out: NDArray[Any] = np.empty(shape, np.uint8 if m.is_codes else np.float32)
+    step = together(pipeline, layout)
+    for first in range(0, len(drawn), step):
+        for row, strips in decode_strips(pipeline, layout, key, drawn[first : first + step]):
+            out[first : first + step, :, row : row + strips.shape[2]] = strips
+    return GeoArray(out, layout.grid.transform(m.resolution), layout.grid.crs)
 
 
 def _report(progress: Progress, before: int, total: int, done: int) -> None:
@@ -128,10 +131,6 @@ def _given(pipeline: Pipeline, task: SceneTask, progress: Progress) -> Given:
     if task.date is not None:
         given.latents[DATE], given.present[DATE] = given_date(pipeline, layout, task.date), np.ones(len(every), bool)
     return given
-
-
-def _empty(layout: Layout, m: Modality, samples: int) -> NDArray[Any]:
-    return np.empty((samples, len(m.bands), *layout.grid.shape(m.resolution)), np.uint8 if m.is_codes else np.float32)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from .rasters import write_validity
 from .request import SceneTask, fingerprint
 from .seams import SeamMeter
 from .stac_item import write_item
-from .stages import decode_sample, denoise_sample, encode_conditions, known_rows, look_at, sample_path
+from .stages import decode_samples, denoise_sample, encode_conditions, known_rows, look_at, sample_path
 from .statistics import write_statistics
 from .workplace import Workplace, scene_folder
 
@@ -84,8 +84,7 @@ class _Run:
         self._pipeline.backend.release(STEP)
         seams = {}
         for number, key in enumerate(self._images):
-            joint = [self._decode(key, latents[key], sample, number) for sample, latents in enumerate(drawn)]
-            seams[key] = {"joint": _mean(joint)}
+            seams[key] = {"joint": _mean(self._decode(key, [latents[key] for latents in drawn], number))}
             if compared:
                 seams[key]["tiles"] = self._seam_of_tiles(tiles, key, tiled[0][key])
             self._pipeline.backend.release(f"decoder_{key}")
@@ -120,19 +119,16 @@ class _Run:
             for sample in range(samples)
         ]
 
-    def _decode(self, key: str, latents: Floats, sample: int, number: int) -> float | None:
-        count = len(self._layout.windows)
-        before = (number * self._request.samples + sample) * count
-        total = self._request.samples * len(self._images) * count
-        return decode_sample(
+    def _decode(self, key: str, drawn: Sequence[Floats], number: int) -> list[float | None]:
+        each = len(drawn) * len(self._layout.windows)
+        return decode_samples(
             self._pipeline,
             self._layout,
             key,
-            latents,
+            drawn,
             self._place,
-            sample=sample,
             tags=self._tags,
-            report=partial(self._report, "decode", before, total),
+            report=partial(self._report, "decode", number * each, len(self._images) * each),
         )
 
     def _report(self, what: str, before: int, total: int, done: int) -> None:
@@ -143,8 +139,8 @@ class _Run:
         done = self._place.ledger.finished(f"tiles {key}")
         if done is None:
             meter = SeamMeter(key, layout.grid, layout.windows)
-            for first_row, pixels in decode_strips(self._pipeline, layout, key, latents):
-                meter.add(first_row, pixels)
+            for first_row, strips in decode_strips(self._pipeline, layout, key, [latents]):
+                meter.add(first_row, strips[0])
             done = self._place.ledger.record(f"tiles {key}", [], seam=_mean([meter.figure()]))
         return done["seam"]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from ..modalities import get
 from ..pipeline import Pipeline, Progress
 from ..solver import HISTORY, Plan, PlanState
-from .decode import decode_strips
+from .decode import decode_strips, together
 from .denoise import denoise_scene
 from .draw import DATE, PLACE, Given, Layout, Windows, begin
 from .encode import encode_windows, given_date, given_place
@@ -149,30 +151,60 @@ def _load(path: Path, done: int) -> PlanState:
     return PlanState(done, x, anchor, predictions[:HISTORY])
 
 
-def decode_sample(
+def decode_samples(
     pipeline: Pipeline,
     layout: Layout,
     key: str,
-    latents: Floats,
+    drawn: Sequence[Floats],
     place: Workplace,
     *,
-    sample: int,
     tags: dict[str, str],
     report: Callable[[int], None],
-) -> float | None:
-    """Write one sample of an image modality as a raster below the workplace, and return its seam figure."""
-    work, path = f"decode {sample} {key}", sample_path(place, key, sample)
-    done = place.ledger.finished(work)
-    if done is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        meter = SeamMeter(key, layout.grid, layout.windows)
-        with StripWriter(path, key, layout.grid, {**tags, "STATISTIC": f"sample {sample}, counted from 0"}) as writer:
-            for first_row, pixels in decode_strips(pipeline, layout, key, latents, report=report):
+) -> list[float | None]:
+    """Write the samples of an image modality as rasters below the workplace, and return their seam figures."""
+    seams: list[float | None] = []
+    step, count = together(pipeline, layout), len(layout.windows)
+    for first in range(0, len(drawn), step):
+        numbers = range(first, min(first + step, len(drawn)))
+        works = [f"decode {number} {key}" for number in numbers]
+        finished = [place.ledger.finished(work) for work in works]
+        if any(done is None for done in finished):
+            part = partial(_report_part, report, first * count, len(numbers))
+            paths = [sample_path(place, key, number) for number in numbers]
+            figures = _write_samples(pipeline, layout, key, [drawn[number] for number in numbers], paths, tags, part)
+            for work, path, figure in zip(works, paths, figures, strict=True):
+                finished[works.index(work)] = place.ledger.record(work, [path], seam=figure)
+        seams += [done["seam"] for done in finished if done is not None]
+        report(numbers.stop * count)
+    return seams
+
+
+def _report_part(report: Callable[[int], None], before: int, samples: int, done: int) -> None:
+    report(before + done * samples)
+
+
+def _write_samples(
+    pipeline: Pipeline,
+    layout: Layout,
+    key: str,
+    latents: Sequence[Floats],
+    paths: Sequence[Path],
+    tags: dict[str, str],
+    report: Callable[[int], None],
+) -> list[float | None]:
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    meters = [SeamMeter(key, layout.grid, layout.windows) for _ in paths]
+    with ExitStack() as stack:
+        writers = []
+        for path in paths:
+            number = path.stem.rpartition("-")[2]
+            said = {**tags, "STATISTIC": f"sample {number}, counted from 0"}
+            writers.append(stack.enter_context(StripWriter(path, key, layout.grid, said)))
+        for first_row, strips in decode_strips(pipeline, layout, key, latents, report=report):
+            for pixels, writer, meter in zip(strips, writers, meters, strict=True):
                 writer.write(first_row, pixels)
                 meter.add(first_row, pixels)
-        done = place.ledger.record(work, [path], seam=meter.figure())
-    report(len(layout.windows))
-    return done["seam"]
+    return [meter.figure() for meter in meters]
 
 
 def sample_path(place: Workplace, key: str, sample: int) -> Path:
