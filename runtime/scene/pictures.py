@@ -152,8 +152,7 @@ def _std(modality: Modality, std: Floats, path: Path) -> _Picture:
         # That of linear power follows the brightness; its share of the mean does not.
         mean = _read(path.with_name(f"{modality.key}.mean.tif"))
         return _amount((std / np.maximum(mean, 1e-6)).mean(axis=0), f"{words} over their mean, mean of VV and VH", "")
-    values, unit = _shown(modality, std)
-    return _amount(values, words, unit)
+    return _amount(*_shown(modality, std, words))
 
 
 def _spread(modality: Modality, image: Floats) -> _Picture:
@@ -164,15 +163,14 @@ def _spread(modality: Modality, image: Floats) -> _Picture:
     if modality.kind == "backscatter":
         decibels = 10.0 * np.log10(np.maximum(high, 1e-6) / np.maximum(low, 1e-6))
         return _amount(decibels.mean(axis=0), f"{words}, mean of VV and VH", "dB")
-    values, unit = _shown(modality, high - low)
-    return _amount(values, words, unit)
+    return _amount(*_shown(modality, high - low, words))
 
 
-def _shown(modality: Modality, bands: Floats) -> tuple[Floats, str]:
-    """The mean over bands in the unit that users think in."""
+def _shown(modality: Modality, bands: Floats, words: str) -> tuple[Floats, str, str]:
+    """The mean over bands in the unit that users think in, what it is, and the unit."""
     if modality.kind == "reflectance":
-        return bands.mean(axis=0) * REFLECTANCE_SCALE, "reflectance, mean of the bands"
-    return bands[0], modality.units
+        return bands.mean(axis=0) * REFLECTANCE_SCALE, f"{words}, mean of the bands", "reflectance"
+    return bands[0], words, modality.units
 
 
 def _amount(values: Floats, words: str, unit: str) -> _Picture:
@@ -202,7 +200,7 @@ def _validity(path: Path) -> list[tuple[str, _Picture]]:
 def _save(path: Path, picture: _Picture) -> None:
     body = Image.fromarray(picture.rgb)
     shrink = min(1.0, _BODY / max(body.size))
-    enlarge = max(1, _LEAST // max(body.size))
+    enlarge = -(-_LEAST // max(body.size))
     size = [max(1, round(side * shrink)) * enlarge for side in body.size]
     body = body.resize((size[0], size[1]), Image.Resampling.BOX if shrink < 1 else Image.Resampling.NEAREST)
     width = max(size[0], _LEAST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timezone
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,6 @@ def write_item(folder: Path, grid: SceneGrid, files: Sequence[Mapping[str, Any]]
     cannot be written.
     """
     geometry, bbox = footprint(grid)
-    created = str_to_datetime(result["created"])
     days = sorted({day for day in (result.get("condition_date"), *(result.get("date") or ())) if day})
     properties = {**_made(result), **_projection(grid), "created": _stamp(result["created"])}
     if days:
@@ -62,7 +62,7 @@ def write_item(folder: Path, grid: SceneGrid, files: Sequence[Mapping[str, Any]]
         id=_name(grid, result),
         geometry=geometry,
         bbox=bbox,
-        datetime=str_to_datetime(f"{days[0]}T00:00:00Z") if days else created,
+        datetime=str_to_datetime(f"{days[0]}T00:00:00Z" if days else _stamp(result["created"])),
         properties=properties,
         stac_extensions=list(_EXTENSIONS),
     )
@@ -125,7 +125,7 @@ def _name(grid: SceneGrid, result: Mapping[str, Any]) -> str:
 
 
 def _stamp(moment: str) -> str:
-    return str_to_datetime(moment).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str_to_datetime(moment).astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _projection(grid: SceneGrid) -> dict[str, Any]:

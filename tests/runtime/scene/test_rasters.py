@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from copgen_edge.runtime.modalities import BY_KEY, IMAGE_KEYS
 from copgen_edge.runtime.raster.palette import CLASS_COLOURS
 from copgen_edge.runtime.scene import blocks
 from copgen_edge.runtime.scene.grid import SceneGrid
-from copgen_edge.runtime.scene.rasters import StripWriter
+from copgen_edge.runtime.scene.rasters import StripWriter, write_validity
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.io import DatasetWriter
@@ -182,3 +183,40 @@ def test_a_killed_run_leaves_no_name_and_the_next_one_succeeds(tmp_path: Path) -
     assert names(tmp_path) == ["a.tif.partial"]
     write(path, "DEM_DEM", values("DEM_DEM"))
     assert names(tmp_path) == ["a.tif"]
+
+
+def codes(first: int, end: int) -> NDArray[np.uint8]:
+    """Two bands whose codes follow the rows and the columns."""
+    rows, columns = np.mgrid[first:end, 0:660]
+    return np.stack([rows % 4, columns % 3 + 1]).astype(np.uint8)
+
+
+def test_validity_is_a_cog_with_a_band_a_condition(tmp_path: Path) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def read_rows(first: int, end: int) -> NDArray[np.uint8]:
+        asked.append((first, end))
+        return codes(first, end)
+
+    write_validity(tmp_path / "validity.tif", GRID, ["DEM_DEM", "LULC_LULC"], read_rows, {"SEED": "7"})
+    assert names(tmp_path) == ["validity.tif"]
+    assert asked == [(0, 256), (256, 512), (512, 540)]
+    with rasterio.open(tmp_path / "validity.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(), codes(0, 540))
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert dataset.tags()["SEED"] == "7"
+        assert (dataset.descriptions, dataset.nodata) == (("DEM_DEM", "LULC_LULC"), 0)
+        assert dataset.transform == GRID.transform(10)
+        for band in (1, 2):
+            assert dataset.tags(band)["CLASS_2"] == "filled from neighbours"
+
+
+@pytest.mark.parametrize(
+    "bad", [lambda first, end: codes(first, end)[:1], lambda first, end: np.full((2, end - first, 660), 4, np.uint8)]
+)
+def test_validity_of_another_shape_or_code_is_refused(
+    tmp_path: Path, bad: Callable[[int, int], NDArray[np.uint8]]
+) -> None:
+    with pytest.raises(RequestError, match="validity from row 0 on"):
+        write_validity(tmp_path / "validity.tif", GRID, ["DEM_DEM", "LULC_LULC"], bad, {})
+    assert not names(tmp_path)
