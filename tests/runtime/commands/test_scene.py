@@ -1,6 +1,7 @@
 """``copgen-edge scene``, as a user meets it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def tree(folder: Path) -> dict[str, bytes]:
             content = path.read_bytes()
             if path.suffix in (".json", ".html"):
                 created = json.loads((folder / "result.json").read_text())["created"]
-                for spelt in (created, created.replace("+00:00", "Z")):
+                for spelt in (created, zulu := created.replace("+00:00", "Z"), re.sub("[-:]", "", zulu)):
                     content = content.replace(spelt.encode(), b"")
             found[path.relative_to(folder).as_posix()] = content
     return found
