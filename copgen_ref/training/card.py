@@ -35,8 +35,9 @@ measured. Held-out patches have seeds from 500000000 on.
   modalities' mean squared errors) in {paper_share:.0%} of each batch; in the rest a random set of modalities given, at
   t = 1, some absent, at 1000, and one t for all others, whose errors are weighted by (sigma / ({latent_std}
   alpha))^2, from 1 to {max_weight:.0f}. Started as a linear denoiser, AdamW at {rate}, warm-up {warm_up}, cosine decay,
-  moving average {ema}; {quarter_steps} steps of {batch} quadrants of patches and {whole_steps} of {whole_batch} whole
-  ones; seed {seed}; on {compute}.
+  moving average {ema}; in the last {late_steps} steps the rate rose and fell again, and {ground_share:.0%} of a batch
+  had place, elevation, land cover and date given; {quarter_steps} steps of {batch} quadrants of patches and
+  {whole_steps} of {whole_batch} whole ones; seed {seed}; on {compute}.
 - Mean squared error of the noise over the last 100 steps, by modality:
 {losses}
 
@@ -85,6 +86,8 @@ def write_card(
             ema=network.ema_decay,
             paper_share=1 - network.sampling_share,
             max_weight=MAX_WEIGHT,
+            late_steps=network.steps - network.first_ground_step,
+            ground_share=network.ground_share,
             quarter_steps=network.steps - network.whole_steps,
             whole_steps=network.whole_steps,
             batch=network.batch,

@@ -16,7 +16,7 @@ from ...runtime.folders import whole_file
 from ...runtime.modalities import KEYS, MODALITIES
 from ..network import CopgenNetwork, NetworkConfig, patchify, split_joint
 from .compute import Compute, learning_rate
-from .diffusion import diffuse, draw_latents, draw_times, modality_losses
+from .diffusion import diffuse, draw_ground_times, draw_latents, draw_times, modality_losses
 from .recipe import NetworkRecipe
 
 Report = Callable[[int, dict[str, float], CopgenNetwork], None]
@@ -91,9 +91,9 @@ class NetworkTraining:
         plain = [p for _, p in named if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": slow, "weight_decay": recipe.weight_decay, "share": recipe.attention_rate},
-                {"params": decayed, "weight_decay": recipe.weight_decay, "share": 1.0},
-                {"params": plain, "weight_decay": 0.0, "share": 1.0},
+                {"params": slow, "weight_decay": recipe.weight_decay, "attention": True},
+                {"params": decayed, "weight_decay": recipe.weight_decay, "attention": False},
+                {"params": plain, "weight_decay": 0.0, "attention": False},
             ],
             lr=recipe.learning_rate,
             betas=(0.9, 0.99),
@@ -121,6 +121,16 @@ class NetworkTraining:
             report(self.step, dict(zip(KEYS, losses.tolist(), strict=True)), self.average)
         return self.average
 
+    def _rates(self) -> tuple[float, float]:
+        """The rate, and that of queries, keys and values."""
+        recipe, first = self.recipe, self.recipe.first_ground_step
+        if self.step < first:
+            rate = learning_rate(self.step, first, recipe.learning_rate, recipe.warm_up, recipe.final_rate)
+            return rate, rate * recipe.attention_rate
+        done, steps = self.step - first, recipe.steps - first
+        rate = learning_rate(done, steps, recipe.learning_rate, recipe.ground_warm_up, recipe.final_rate)
+        return rate, rate
+
     def _one_step(self, means: NDArray[np.float32], deviations: NDArray[np.float32]) -> Tensor:
         recipe, device = self.recipe, self.compute.device
         # Each step has its own stream, so that a resumed training draws what an uninterrupted one would.
@@ -130,7 +140,13 @@ class NetworkTraining:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         clean = draw_latents(means[rows], deviations[rows], generator)
         noise = torch.randn(clean.shape, generator=generator)
-        times, weights = draw_times(len(rows), round(len(rows) * recipe.sampling_share), generator)
+        ground = round(len(rows) * recipe.ground_share) if self.step >= recipe.first_ground_step else 0
+        others = len(rows) - ground
+        drawn = (
+            draw_times(others, round(others * recipe.sampling_share), generator),
+            draw_ground_times(ground, generator),
+        )
+        times, weights = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         quadrants = torch.randint(4, (len(rows),), generator=generator)
         clean, noise, times, weights, quadrants = (x.to(device) for x in (clean, noise, times, weights, quadrants))
         noisy = diffuse(clean, times, noise)
@@ -139,10 +155,9 @@ class NetworkTraining:
                 losses = modality_losses(self.network.forward_joint(noisy, times.float()), noise, weights)
             else:
                 losses = quadrant_losses(self.network, noisy, times.float(), noise, quadrants, weights)
+        rate, attention_rate = self._rates()
         for group in self.optimizer.param_groups:
-            group["lr"] = group["share"] * learning_rate(
-                self.step, recipe.steps, recipe.learning_rate, recipe.warm_up, recipe.final_rate
-            )
+            group["lr"] = attention_rate if group["attention"] else rate
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

@@ -13,6 +13,12 @@ from .recipe import LATENT_STD
 
 MAX_WEIGHT = 50.0
 
+ON_THE_GROUND = [KEYS.index(key) for key in ("3d_cartesian_lat_lon", "DEM_DEM", "LULC_LULC", "mean_timestamps")]
+"""Indices of what maps and a calendar give: place, elevation, land cover and date."""
+
+_GROUND_GIVEN, _GROUND_FROM = 0.92, 200
+_ALSO_TOP, _ALSO_RADAR = 0.15, 0.1
+
 _GRID = np.arange(1, TRAIN_STEPS + 1) / TRAIN_STEPS
 SIGNAL, NOISE = torch.from_numpy(alpha(_GRID)), torch.from_numpy(sigma(_GRID))
 """Shares (1000,) of the latent and of the noise at the timesteps 1 to 1000, float64."""
@@ -57,9 +63,26 @@ def draw_times(rows: int, sampled: int, generator: torch.Generator) -> tuple[Ten
     # In half of them nothing is absent.
     is_absent = ~is_given & (absent < absent_share - 0.5)
     times[:sampled] = torch.where(is_given, 1, torch.where(is_absent, TRAIN_STEPS, shared))
-    weight = ((NOISE / SIGNAL)[shared - 1] / _STD).square().clamp(1, MAX_WEIGHT).float()
+    weight = _weight(shared)
     weights[:sampled] = torch.where(is_given | is_absent, 0.0, weight)
     return times, weights
+
+
+def draw_ground_times(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same for samples from place, elevation, land cover and date, each of which is given in most of the rows; in
+    some of them, radar or top-of-atmosphere reflectance is given too."""
+    shared = torch.randint(_GROUND_FROM, TRAIN_STEPS + 1, (rows, 1), generator=generator)
+    is_given = torch.zeros(rows, len(KEYS), dtype=torch.bool)
+    is_given[:, ON_THE_GROUND] = torch.rand(rows, len(ON_THE_GROUND), generator=generator) < _GROUND_GIVEN
+    also = torch.rand(rows, 1, generator=generator)
+    is_given |= (also < _ALSO_TOP) & torch.tensor([m.family == "S2L1C" and not m.is_codes for m in MODALITIES])
+    is_given |= (also > 1 - _ALSO_RADAR) & torch.tensor([m.family == "S1RTC" for m in MODALITIES])
+    return torch.where(is_given, 1, shared), torch.where(is_given, 0.0, _weight(shared))
+
+
+def _weight(times: Tensor) -> Tensor:
+    """What errors of the noise at ``times`` (rows, 1) do to the latents (rows, 12), at most :data:`MAX_WEIGHT`."""
+    return ((NOISE / SIGNAL)[times - 1] / _STD).square().clamp(1, MAX_WEIGHT).float()
 
 
 def modality_losses(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:

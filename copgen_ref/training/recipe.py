@@ -43,13 +43,20 @@ class NetworkRecipe:
     """How the network is trained: ``steps`` batches of ``batch`` quadrants, the last ``whole_share`` of them of
     ``whole_batch`` whole patches; ``sampling_share`` of a batch with the timesteps of sampling; AdamW, a linear
     warm-up, then a cosine to ``final_rate`` of the rate, of which queries, keys and values have ``attention_rate``; and
-    the exponential moving average of the weights is kept."""
+    the exponential moving average of the weights is kept.
+
+    In the last ``late_share`` of the steps, ``ground_share`` of a batch has place, elevation, cover and date given; the
+    rate rises again within ``ground_warm_up`` steps and falls, and attention has all of it: the heads no longer
+    need to be kept at what they started with, and have to find what else the land cover tells."""
 
     steps: int
     batch: int = 16
     whole_batch: int = 8
     whole_share: float = 0.13
     sampling_share: float = 0.5
+    late_share: float = 0.37
+    ground_share: float = 0.5
+    ground_warm_up: int = 150
     learning_rate: float = 1.5e-4
     attention_rate: float = 0.2
     final_rate: float = 0.02
@@ -61,6 +68,11 @@ class NetworkRecipe:
     def whole_steps(self) -> int:
         """How many of the steps, the last ones, see whole patches."""
         return round(self.steps * self.whole_share)
+
+    @property
+    def first_ground_step(self) -> int:
+        """The first step of the last part."""
+        return self.steps - round(self.steps * self.late_share)
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,6 @@ SMALL = Recipe(
         "S2L2A_B02_B03_B04_B08": AutoencoderRecipe(2500),
         "S2L2A_B05_B06_B07_B11_B12_B8A": AutoencoderRecipe(2000),
     },
-    network=NetworkRecipe(14000),
+    network=NetworkRecipe(20500),
 )
 """What ``copgen-edge train-small`` trains."""

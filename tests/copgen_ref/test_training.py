@@ -17,7 +17,13 @@ from copgen_edge.copgen_ref.training.autoencoders import encode, new_autoencoder
 from copgen_edge.copgen_ref.training.compute import Compute, learning_rate
 from copgen_edge.copgen_ref.training.data import compact_patch, crops, to_tensor, training_seeds
 from copgen_edge.copgen_ref.training.denoiser import NetworkTraining, quadrant_losses
-from copgen_edge.copgen_ref.training.diffusion import diffuse, draw_times, modality_losses
+from copgen_edge.copgen_ref.training.diffusion import (
+    ON_THE_GROUND,
+    diffuse,
+    draw_ground_times,
+    draw_times,
+    modality_losses,
+)
 from copgen_edge.copgen_ref.training.recipe import LATENT_STD, SMALL, AutoencoderRecipe, NetworkRecipe, Recipe
 from copgen_edge.copgen_ref.training.samples import sample_latents
 from copgen_edge.copgen_ref.training.small import train_small
@@ -131,6 +137,21 @@ def test_times_are_independent_or_those_of_sampling() -> None:
     assert 0.45 < given < 0.55 and 0.04 < absent < 0.09
 
 
+def test_times_of_samples_from_the_ground_share_one_that_is_not_given() -> None:
+    times, weights = draw_ground_times(2000, torch.Generator().manual_seed(0))
+    given = times == 1
+    assert 0.89 < given[:, ON_THE_GROUND].float().mean() < 0.95
+    for name, share in (("S2L1C_B02_B03_B04_B08", 0.15), ("S1RTC_vh_vv", 0.1), ("S2L2A_B02_B03_B04_B08", 0)):
+        assert float(given[:, KEYS.index(name)].float().mean()) == pytest.approx(share, abs=0.03)
+    for row, weight in zip(times, weights, strict=True):
+        assert len(set(row[weight > 0].tolist())) == 1 and (row[weight == 0] == 1).all()
+        assert 200 <= int(row.max()) <= 1000
+    late = weights[times.max(dim=1).values > 990]
+    assert float(late.max()) == pytest.approx(50, rel=1e-4)
+    none = draw_ground_times(0, torch.Generator())
+    assert none[0].shape == none[1].shape == (0, 12)
+
+
 def untrained(config: NetworkConfig = TINY, seed: int = 3) -> CopgenNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -160,7 +181,8 @@ def test_the_four_quadrants_of_a_patch_are_the_patch() -> None:
 
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     mean, deviation = latents(4)
-    recipe = NetworkRecipe(6, batch=2, whole_batch=1, warm_up=2)
+    # Stopped just before the part that has most of the ground given.
+    recipe = NetworkRecipe(6, batch=2, whole_batch=1, warm_up=2, late_share=0.5)
 
     def state(training: NetworkTraining) -> dict[str, torch.Tensor]:
         return training.run(mean, deviation, quiet).state_dict()
@@ -185,6 +207,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert second.step == 3
     for name, value in state(second).items():
         assert torch.equal(value, whole[name]), name
+    assert second.step == 6 and recipe.first_ground_step == 3
     other = state(NetworkTraining(untrained(), recipe, seed=4, compute=CPU))
     assert not torch.equal(other["norm.weight"], whole["norm.weight"])
 
