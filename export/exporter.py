@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,13 +61,15 @@ def export_bundle(
     precisions: Sequence[str] = ("fp32",),
     components: Sequence[str] = ("*",),
     num_heads: int | None = None,
+    workers: int = 1,
     progress: Progress = lambda what, done, total: None,
 ) -> tuple[Manifest, list[Check]]:
     """Export the checkpoint folder to the new folder ``out``; its manifest and the checks it passed.
 
     ``components`` are names or patterns of :data:`~copgen_edge.runtime.components.COMPONENTS`; what the checkpoint has
-    no weights for is left out unless it is named. One component at a time is in memory. The folder appears whole, after
-    every component and a short run agreed with the reference on fresh inputs.
+    no weights for is left out unless it is named. ``workers`` processes export one component at a time each, and that
+    is what is in memory: most of an export is Python that runs on one core. The folder appears whole, after every
+    component and a short run agreed with the reference on fresh inputs.
 
     Raises :class:`RequestError` for an unknown precision or component and for a folder that holds something already,
     :class:`CheckpointError` for the checkpoint, :class:`ParityError` with the figures where a component is over its
@@ -78,7 +84,7 @@ def export_bundle(
         build_module(files, name)
     sources = sum(path.stat().st_size for path in _source_files(files))
     with new_folder(out, len(wanted) * sources) as work:
-        manifest, checks = _build(files, work, names, wanted, progress)
+        manifest, checks = _build(files, work, names, wanted, workers, progress)
     return manifest, checks
 
 
@@ -88,16 +94,20 @@ def left_out(manifest: Manifest) -> list[str]:
 
 
 def _build(
-    files: CheckpointFiles, work: Path, names: Sequence[str], precisions: Sequence[str], progress: Progress
+    files: CheckpointFiles,
+    work: Path,
+    names: Sequence[str],
+    precisions: Sequence[str],
+    workers: int,
+    progress: Progress,
 ) -> tuple[Manifest, list[Check]]:
     total = 2 * len(names) * len(precisions)
     (work / "onnx").mkdir()
     (work / "reference").mkdir()
     built = {}
-    for number, name in enumerate(names):
-        progress(f"export {name}", number * len(precisions), total)
-        built[name] = _export_component(files, work, name, precisions)
-        gc.collect()
+    for number, component in enumerate(_exported(files, work, names, precisions, workers)):
+        built[component.name] = component
+        progress(f"export {component.name}", (number + 1) * len(precisions), total)
     manifest = _manifest(files, built)
     reference = ReferenceBackend(files)
     if STEP in names:
@@ -125,7 +135,31 @@ def _build(
     return manifest, checks
 
 
-def _export_component(files: CheckpointFiles, work: Path, name: str, precisions: Sequence[str]) -> Component:
+def _exported(
+    files: CheckpointFiles, work: Path, names: Sequence[str], precisions: Sequence[str], workers: int
+) -> Iterator[Component]:
+    """Each of ``names``, exported, in their order."""
+    export = partial(_export_component, files, work, precisions)
+    if workers == 1:
+        yield from map(export, names)
+        return
+    # Not by fork: torch's threads do not survive one.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
+        try:
+            yield from pool.map(export, names)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _begin_worker() -> None:
+    # An interrupt is the parent's to answer, and the exporter's Python would only wait for more threads.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _export_component(files: CheckpointFiles, work: Path, precisions: Sequence[str], name: str) -> Component:
     edges = contract(name)
     module = build_module(files, name)
     probe = probe_inputs(name, 1, PROBE_SEED)
@@ -139,6 +173,8 @@ def _export_component(files: CheckpointFiles, work: Path, name: str, precisions:
         paths = write_onnx(to_half(module) if half else module, edges, work / "onnx" / f"{name}.{precision}.onnx")
         records = tuple(FileRecord.of(work, path) for path in paths)
         variants[precision] = Variant(records, TOLERANCES[precision], {}, graph_cost(paths[0]))
+    del module
+    gc.collect()
     return Component(name, edges.inputs, edges.outputs, OPSET, reference, variants)
 
 

@@ -42,7 +42,7 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from copgen_edge.export import exporter
 
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    exporter.export_bundle(checkpoint, out)
+    exporter.export_bundle(checkpoint, out, workers=2)
     return out
 
 

@@ -20,6 +20,8 @@ from .common import need, progress_bar, quiet_option, say
 
 SAMPLES = 4
 STEPS = 30
+WORKERS = 2
+"""Processes that export: the small model has room for them on any machine."""
 
 _FEW = ("DEM", "LULC", "place", "date")
 _MORE = (*_FEW, "S1RTC", "S2L1C", "cloud_mask")
@@ -96,7 +98,7 @@ def _bundle(out: Path, checkpoint: Path, quiet: bool, tell: Callable[[str], None
     )
     tell(f"    (all of them: copgen-edge export --checkpoint {checkpoint} --out BUNDLE)")
     with progress_bar(quiet) as progress:
-        need("export.exporter").export_bundle(checkpoint, bundle, components=names, progress=progress)
+        need("export.exporter").export_bundle(checkpoint, bundle, components=names, workers=WORKERS, progress=progress)
     return bundle
 
 

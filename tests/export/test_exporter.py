@@ -235,3 +235,13 @@ def test_scale_factors_of_a_config_travel(dem_checkpoint: Path, tmp_path: Path) 
     (copy / "config.json").write_text(json.dumps({**config, "scale_factors": {"DEM_DEM": 0.25}}))
     exporter.export_bundle(copy, tmp_path / "bundle", components=("encoder_DEM_DEM",))
     assert Bundle.open(tmp_path / "bundle").scale_factors["DEM_DEM"] == 0.25
+
+
+def test_several_workers_make_the_same_bundle(dem_checkpoint: Path, tmp_path: Path) -> None:
+    made = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        exporter.export_bundle(dem_checkpoint, out, components=("*_DEM_DEM",), workers=workers)
+        made.append({path.relative_to(out): sha256(path) for path in out.rglob("*.onnx")})
+    assert made[0] == made[1]
+    assert len(made[0]) == 2

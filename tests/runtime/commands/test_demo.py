@@ -34,7 +34,7 @@ def exports(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, bundle: Path) -> 
     """Ships ``checkpoint``, makes an export a copy of its ``bundle``, and lists the exports; runs are two steps."""
     made: list[dict[str, Any]] = []
 
-    def export(source: Path, out: Path, *, components: tuple[str, ...], progress: object) -> None:
+    def export(source: Path, out: Path, *, components: tuple[str, ...], workers: int, progress: object) -> None:
         made.append({"source": source, "out": out, "components": components})
         shutil.copytree(bundle, out)
 
