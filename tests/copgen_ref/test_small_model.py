@@ -1,4 +1,4 @@
-"""The checkpoint inside the package: found whole, missed by name, copied whole or not at all."""
+"""The checkpoint inside the package: what ships, found whole, missed by name, copied whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from copgen_edge.copgen_ref import small_model
+from copgen_edge.copgen_ref.checkpoint import load_checkpoint
 from copgen_edge.copgen_ref.files import find_checkpoint
 from copgen_edge.copgen_ref.small_model import copy_small_checkpoint, small_checkpoint
+from copgen_edge.copgen_ref.training.diffusion import ON_THE_GROUND, diffuse, modality_losses
+from copgen_edge.copgen_ref.world import draw
+from copgen_edge.copgen_ref.world_truth import HELD_OUT
 from copgen_edge.runtime.errors import CheckpointError, RequestError
+from copgen_edge.runtime.modalities import IMAGE_KEYS, JOINT_SIZE, JOINT_SLICES, KEYS
+from copgen_edge.runtime.transforms import to_model
+from safetensors import safe_open
 
 Ship = Callable[[Path], None]
 
@@ -23,6 +31,45 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Ship:
         monkeypatch.setattr(small_model, "_FOLDER", folder)
 
     return put
+
+
+def test_what_ships_fits_and_is_float16() -> None:
+    folder = small_checkpoint()
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 30_000_000
+    files = find_checkpoint(folder)
+    assert files.weights == "small-world"
+    for path in (files.network_file(), *files.autoencoders.values()):
+        assert path.suffix == ".safetensors"
+        with safe_open(path, framework="pt") as weights:
+            assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_the_card_tells_data_training_figures_and_limits() -> None:
+    card = (small_checkpoint() / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for heading in ("Data", "Training", "Reconstruction"):
+        assert f"\n## {heading}" in card
+    assert "toy world" in card and "Not for science" in card
+
+
+def test_what_ships_was_trained() -> None:
+    """It finds the noise in a held-out patch, and more of radar's where place, elevation, cover and date are given."""
+    checkpoint = load_checkpoint(small_checkpoint())
+    assert checkpoint.missing == ()
+    clean = torch.empty(1, JOINT_SIZE)
+    for key, values in draw(HELD_OUT).items():
+        latent = torch.from_numpy(to_model(key, values))
+        if key in IMAGE_KEYS:
+            autoencoder = checkpoint.autoencoders[key]
+            latent = autoencoder.sample_latent(autoencoder.encode_moments(latent))
+        clean[:, JOINT_SLICES[key]] = latent.flatten(1)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).expand(2, -1)
+    times = torch.full((2, len(KEYS)), 700)
+    times[1, ON_THE_GROUND] = 1
+    predicted = checkpoint.network.forward_joint(diffuse(clean.expand(2, -1), times, noise), times.float())
+    nothing, ground = (modality_losses(predicted[row, None], noise[row, None]) for row in (0, 1))
+    assert float(nothing[[KEYS.index(key) for key in IMAGE_KEYS]].max()) < 0.02
+    radar = KEYS.index("S1RTC_vh_vv")
+    assert ground[radar] < 0.9 * nothing[radar]
 
 
 def test_it_lies_beside_the_module() -> None:
