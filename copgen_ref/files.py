@@ -114,7 +114,7 @@ def find_checkpoint(folder: str | Path) -> CheckpointFiles:
             f"as {AUTOENCODER_FOLDERS['DEM_DEM']}; 'copgen-edge weights fetch --out DIR' downloads them"
         )
     network = _one("the network", networks) if networks else None
-    return CheckpointFiles(root, network, MappingProxyType(autoencoders), *_read_config(root / CONFIG_NAME))
+    return CheckpointFiles(root, network, autoencoders, *_read_config(root / CONFIG_NAME))
 
 
 def _weight_files(root: Path) -> Iterator[Path]:
@@ -172,4 +172,4 @@ def _read_config(path: Path) -> tuple[int | None, Mapping[str, float], str, int]
     weights = config.get("weights", "checkpoint")
     if not isinstance(weights, str):
         raise CheckpointError(f'{path}: weights is {weights!r}, expected a word such as "random"')
-    return heads, MappingProxyType({key: float(scale) for key, scale in scales.items()}), weights, groups or 32
+    return heads, {key: float(scale) for key, scale in scales.items()}, weights, groups or 32
