@@ -269,6 +269,6 @@ def test_room_for_a_kept_run_is_asked_for(
     usage = type("Usage", (), {"free": size + (32 << 20) - 1})
     monkeypatch.setattr("copgen_edge.runtime.folders.shutil.disk_usage", lambda path: usage)
     again = replace(request_, out=request_.out.with_name("again"), keep_run=True)
-    with pytest.raises(RequestError, match="MB free and up to"):
+    with pytest.raises(RequestError, match="MB free and the result needs up to"):
         evaluate(drawer, truth, again)
     evaluate(drawer, truth, replace(again, keep_run=False))
