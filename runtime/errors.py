@@ -41,6 +41,10 @@ class EngineError(CopgenError):
     """TensorRT could not build an engine."""
 
 
+class CalibrationError(RequestError):
+    """Recorded trajectories or a plan cannot be used."""
+
+
 class DeviceError(CopgenError):
     """A CUDA call failed."""
 

@@ -20,6 +20,8 @@ VERBS = {
     "weights": "Download the authors' weights, copy the small model's, or make random ones.",
     "train-small": "Train a small model on a made-up world.",
     "export": "Turn a checkpoint into a bundle.",
+    "calibrate": "Measure what precision costs, and plan it.",
+    "quantize": "Write the precisions of a plan to a bundle.",
     "build": "Build TensorRT engines of a bundle.",
     "cache": "List, check and prune the engines of a bundle.",
     "verify": "Check a bundle against its reference.",

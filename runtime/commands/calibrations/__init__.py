@@ -1,0 +1,1 @@
+"""The steps of ``copgen-edge calibrate``: one file each."""
