@@ -23,6 +23,19 @@ from .solver import MAX_STEPS, SOLVERS
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PRECISIONS = ("fp32", "fp16")
+"""What an export writes."""
+
+QUANTISED: Mapping[str, str] = {
+    "int8": "fp32",
+    "int8-qdq": "fp16",
+    "fp8-qdq": "fp16",
+    "int8-weights": "fp32",
+    "int4-weights": "fp32",
+}
+"""What ``copgen-edge quantize`` adds, with the precision in which the components run that have no such variant:
+products in INT8 for a CPU, in INT8 and FP8 for TensorRT, and weights alone in INT8 and INT4."""
+
+ALL_PRECISIONS = (*PRECISIONS, *QUANTISED)
 COSTS = ("flops_per_row", "weight_bytes", "activation_bytes_per_row")
 
 
@@ -44,13 +57,21 @@ class FileRecord:
 class Variant:
     """One precision of a component: its files (the ONNX file first), tolerance (relative L2) and measured parity.
 
-    ``cost`` has the :data:`COSTS` of its graph, or nothing where the bundle is older than they are.
+    ``cost`` has the :data:`COSTS` of its graph, or nothing where the bundle is older than they are. ``calibration`` is
+    what was measured along recorded runs (docs/calibration.md), or nothing where nothing was.
     """
 
     files: tuple[FileRecord, ...]
     tolerance: float
     parity: Mapping[str, Any]
     cost: Mapping[str, int] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def run_drift(self) -> float | None:
+        """Relative L2 of the latents of whole runs against fp32 with the same noise; None where it was not measured."""
+        drift = self.calibration.get("run_drift")
+        return None if drift is None else float(drift)
 
 
 @dataclass(frozen=True)
@@ -121,19 +142,31 @@ class Bundle:
                 f"{self.root} lacks the component {name}; export it from a checkpoint that has its weights"
             ) from None
 
-    def variant(self, name: str, precision: str) -> Variant:
-        """One precision of a component; :class:`BundleError` where the bundle lacks it."""
+    def stored_precision(self, name: str, precision: str) -> str:
+        """In what a component runs where ``precision`` is asked for: in that, or in the base of a quantised one that it
+        has no variant of. Raises :class:`BundleError` where the bundle has neither."""
         found = self.component(name).precisions
-        if precision not in found:
-            raise BundleError(
-                f"{self.root} has {name} in {', '.join(found)}, not in {precision}; export that precision"
-            )
-        return found[precision]
+        for stored in (precision, QUANTISED.get(precision, precision)):
+            if stored in found:
+                return stored
+        how = "make it with 'copgen-edge quantize'" if precision in QUANTISED else "export that precision"
+        raise BundleError(f"{self.root} has {name} in {', '.join(found)}, not in {precision}; {how}")
+
+    def variant(self, name: str, precision: str) -> Variant:
+        """What :meth:`stored_precision` says a component runs in; raises as it does."""
+        return self.component(name).precisions[self.stored_precision(name, precision)]
 
     def precisions(self) -> tuple[str, ...]:
-        """The precisions in which every component of the bundle is there."""
+        """The precisions in which every component of the bundle is there; a quantised one if any component has it."""
         components = self.manifest.components.values()
-        return tuple(p for p in PRECISIONS if all(p in c.precisions for c in components))
+        plain = [p for p in PRECISIONS if all(p in c.precisions for c in components)]
+        quantised = [
+            p
+            for p, base in QUANTISED.items()
+            if any(p in c.precisions for c in components)
+            and all(p in c.precisions or base in c.precisions for c in components)
+        ]
+        return (*plain, *quantised)
 
     def checked(self, record: FileRecord) -> Path:
         """The path of a file after its size and SHA-256 were found right; :class:`BundleError` otherwise."""
@@ -250,8 +283,9 @@ def _component(name: str, content: Mapping[str, Any]) -> Component:
             _tolerance(content["precisions"][precision]["tolerance"]),
             dict(content["precisions"][precision]["parity"]),
             _cost(content["precisions"][precision].get("cost", {})),
+            _calibration(content["precisions"][precision].get("calibration", {})),
         )
-        for precision in PRECISIONS
+        for precision in ALL_PRECISIONS
         if precision in content["precisions"]
     }
     if content["name"] != name or not precisions or not all(v.files for v in precisions.values()):
@@ -296,6 +330,15 @@ def _cost(content: Any) -> dict[str, int]:
         if type(content[name]) is not int or content[name] < 0:
             raise ValueError(f"{name} {content[name]!r} is no whole number of 0 or more")
     return {name: content[name] for name in COSTS}
+
+
+def _calibration(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"calibration {content!r} is no JSON object")
+    drift = content.get("run_drift")
+    if drift is not None and not 0 <= float(drift) < float("inf"):
+        raise ValueError(f"run_drift {drift!r} is no number of 0 or more")
+    return dict(content)
 
 
 def _tensor(content: Mapping[str, Any]) -> TensorSpec:

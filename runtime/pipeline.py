@@ -55,6 +55,7 @@ class Pipeline:
         *,
         backend: str = "auto",
         precision: str = "auto",
+        max_drift: float | None = None,
         low_memory: bool = False,
         batch: int = DEFAULT_BATCH,
         threads: int = 0,
@@ -67,7 +68,9 @@ class Pipeline:
         that is no whole bundle and :class:`BackendError` where the backend cannot run.
         """
         opened = Bundle.open(bundle)
-        runner = create_backend(opened, backend, precision=precision, threads=threads, cuda_graph=cuda_graph)
+        runner = create_backend(
+            opened, backend, precision=precision, max_drift=max_drift, threads=threads, cuda_graph=cuda_graph
+        )
         return cls(opened, runner, low_memory=low_memory, batch=batch)
 
     def encode(self, key: str, image: ArrayLike, noise: ArrayLike | None = None) -> Floats:

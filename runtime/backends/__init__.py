@@ -66,14 +66,21 @@ class TimesSteps(Protocol):
 
 
 def create_backend(
-    bundle: Bundle, name: str, *, precision: str = "auto", threads: int = 0, cuda_graph: bool = True
+    bundle: Bundle,
+    name: str,
+    *,
+    precision: str = "auto",
+    max_drift: float | None = None,
+    threads: int = 0,
+    cuda_graph: bool = True,
 ) -> Backend:
     """The backend ``name`` of :data:`BACKENDS` on ``bundle``.
 
     ``auto`` takes TensorRT where the bundle's cache has engines for this GPU of all components, else CUDA where ONNX
-    Runtime can run it, else the CPU; its ``reason`` says why, and what was in the way of what it passed over. Precision
-    ``auto`` takes fp16 on a GPU and fp32 on a CPU, as far as the bundle has them. ``threads`` 0 leaves the number to
-    the engine. ``cuda_graph`` lets the network run as a CUDA graph where the engine can; on a CPU it means nothing.
+    Runtime can run it, else the CPU; its ``reason`` says why, and what was in the way of what it passed over.
+    ``precision`` and ``max_drift`` are :func:`~copgen_edge.runtime.precision.choose_precision`'s. ``threads`` 0 leaves
+    the number to the engine. ``cuda_graph`` lets the network run as a CUDA graph where the engine can; on a CPU it
+    means nothing.
 
     Raises :class:`BackendError` for an unknown name, for ``tensorrt`` and ``onnxruntime-cuda`` where they cannot run,
     and where no ONNX Runtime is installed; :class:`BundleError` where the bundle lacks the precision.
@@ -85,26 +92,26 @@ def create_backend(
     if threads < 0:
         raise BackendError(f"found {threads} threads, expected 1 or more, or 0 for the engine's own choice")
     if name == "onnxruntime-cpu":
-        return OnnxRuntimeBackend(bundle, "cpu", precision, "asked for", threads, cuda_graph)
+        return OnnxRuntimeBackend(bundle, "cpu", precision, "asked for", threads, cuda_graph, max_drift)
     if name == "tensorrt":
         from .tensorrt import TensorRtBackend
 
-        return TensorRtBackend(bundle, precision, "asked for", cuda_graph=cuda_graph)
+        return TensorRtBackend(bundle, precision, "asked for", cuda_graph=cuda_graph, max_drift=max_drift)
     passed_over = ""
     if name == "auto" and gpus():
         from .tensorrt import TensorRtBackend, tensorrt_obstacle
 
-        no_engines = tensorrt_obstacle(bundle, precision)
+        no_engines = tensorrt_obstacle(bundle, precision, max_drift)
         if no_engines is None:
             reason = "auto: the bundle has TensorRT engines for this GPU"
-            return TensorRtBackend(bundle, precision, reason, cuda_graph=cuda_graph)
+            return TensorRtBackend(bundle, precision, reason, cuda_graph=cuda_graph, max_drift=max_drift)
         passed_over = f"; no TensorRT: {no_engines}"
     obstacle = cuda_obstacle()
     if obstacle is None:
         reason = "asked for" if name != "auto" else "auto: a CUDA device and ONNX Runtime's CUDA provider were found"
-        return OnnxRuntimeBackend(bundle, "cuda", precision, reason + passed_over, threads, cuda_graph)
+        return OnnxRuntimeBackend(bundle, "cuda", precision, reason + passed_over, threads, cuda_graph, max_drift)
     if name == "onnxruntime-cuda":
         raise BackendError(f"onnxruntime-cuda cannot run here: {obstacle}; use --backend onnxruntime-cpu or auto")
     return OnnxRuntimeBackend(
-        bundle, "cpu", precision, f"auto: no CUDA here, {obstacle}{passed_over}", threads, cuda_graph
+        bundle, "cpu", precision, f"auto: no CUDA here, {obstacle}{passed_over}", threads, cuda_graph, max_drift
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..components import STEP
-from ..errors import BackendError, BundleError, one_line
+from ..errors import BackendError, one_line
+from ..precision import choose_precision
 from ..solver import Plan
 from . import Arrays
 from .cuda_probe import gpus
@@ -86,6 +88,14 @@ def _session(ort: Any, model: bytes | str, device: str, threads: int, *, cuda_gr
     return session
 
 
+def cpu_session(path: Path, threads: int = 0) -> Any:
+    """An ONNX Runtime session of ``path`` on the CPU, for graphs that are no component of a bundle.
+
+    Raises :class:`BackendError` where ONNX Runtime is missing or refuses the file.
+    """
+    return _session(import_onnxruntime(), str(path), "cpu", threads)
+
+
 class OnnxRuntimeBackend:
     """Components of a bundle as ONNX Runtime sessions, made at first use.
 
@@ -93,7 +103,14 @@ class OnnxRuntimeBackend:
     """
 
     def __init__(
-        self, bundle: Bundle, device: str, precision: str, reason: str, threads: int, cuda_graph: bool
+        self,
+        bundle: Bundle,
+        device: str,
+        precision: str,
+        reason: str,
+        threads: int,
+        cuda_graph: bool,
+        max_drift: float | None = None,
     ) -> None:
         self._ort = import_onnxruntime()
         self._bundle = bundle
@@ -104,8 +121,8 @@ class OnnxRuntimeBackend:
         self._cuda_graph = cuda_graph
         self._graph_note = "not tried yet" if cuda_graph else "no: not asked for"
         self.name = f"onnxruntime-{device}"
-        self.reason = reason
-        self.precision = _choose_precision(bundle, precision, device)
+        self.precision, note = choose_precision(bundle, self.name, precision, max_drift)
+        self.reason = f"{reason}; {note}" if note else reason
 
     def check(self, component: str) -> None:
         """Raise :class:`BundleError` where the bundle lacks the component in this precision."""
@@ -183,18 +200,3 @@ class OnnxRuntimeBackend:
             "threads": self._threads or "default",
             **({"cuda_graph": self._graph_note} if self._device == "cuda" else {}),
         }
-
-
-def _choose_precision(bundle: Bundle, wanted: str, device: str) -> str:
-    there = bundle.precisions()
-    if wanted != "auto":
-        if wanted not in there:
-            raise BundleError(
-                f"{bundle.root} has every component in {', '.join(there) or 'no one precision'}, not in {wanted}; "
-                f"export it with --precision {wanted}"
-            )
-        return wanted
-    for precision in ("fp16", "fp32") if device == "cuda" else ("fp32", "fp16"):
-        if precision in there:
-            return precision
-    raise BundleError(f"{bundle.root} has no precision in which every component is there; export it again")

@@ -18,6 +18,7 @@ from ..engines.match import usable_engine
 from ..engines.record import UPDATE, UPDATE_PRECISION
 from ..engines.session import EngineSession, Scratch, validity_problem
 from ..errors import BackendError, BundleError, DeviceError
+from ..precision import choose_precision
 from ..solver import Plan
 from . import Arrays
 from .cuda_probe import Gpu, gpus
@@ -30,11 +31,11 @@ _MAX_LOOPS = 4
 """Row counts for which buffers and graphs are kept."""
 
 
-def tensorrt_obstacle(bundle: Bundle, precision: str) -> str | None:
+def tensorrt_obstacle(bundle: Bundle, precision: str, max_drift: float | None = None) -> str | None:
     """Why TensorRT cannot run all components of ``bundle`` in ``precision`` (or ``auto``) here, or None where it can as
     far as the engines' records and SHA-256, the library and the device tell."""
     try:
-        flavour, found, gpu = _choose(bundle, precision)
+        flavour, found, gpu = _choose(bundle, precision, max_drift)
         for component in bundle.manifest.components:
             usable_engine(bundle, component, found, flavour, gpu)
         if problem := validity_problem(flavour, usable_engine(bundle, STEP, found, flavour, gpu)[0]):
@@ -45,19 +46,19 @@ def tensorrt_obstacle(bundle: Bundle, precision: str) -> str | None:
     return None
 
 
-def _choose(bundle: Bundle, precision: str) -> tuple[Flavour, str, Gpu]:
+def _choose(bundle: Bundle, precision: str, max_drift: float | None) -> tuple[Flavour, str, Gpu]:
     """The first flavour that is installed and has engines of the network and the solver's update for this GPU, in
-    ``precision``, or for ``auto`` in the first of fp16 and fp32. Raises :class:`BackendError` that tells of all tried.
+    ``precision``, or for ``auto`` in what :func:`choose_precision` takes, or fp32 where only that is built. Raises
+    :class:`BackendError` that tells of all tried.
     """
     found = gpus()
     if not found:
         raise BackendError("the NVIDIA driver shows no GPU here, which TensorRT needs; use --backend onnxruntime-cpu")
-    there = bundle.component(STEP).precisions
-    if precision != "auto" and precision not in there:
-        raise BundleError(f"{bundle.root} has no {STEP} in {precision}; export it with --precision {precision}")
+    best, _ = choose_precision(bundle, "tensorrt", precision, max_drift)
+    also = ("fp32",) if precision == "auto" and best == "fp16" and "fp32" in bundle.precisions() else ()
     problems = []
     for flavour in installed_flavours():
-        for wanted in [p for p in ("fp16", "fp32") if p in there and precision in ("auto", p)]:
+        for wanted in (best, *also):
             try:
                 usable_engine(bundle, STEP, wanted, flavour, found[0])
                 usable_engine(bundle, UPDATE, UPDATE_PRECISION, flavour, found[0])
@@ -81,11 +82,12 @@ class TensorRtBackend:
         *,
         cuda_graph: bool = True,
         device: Device | None = None,
+        max_drift: float | None = None,
     ) -> None:
         """Raises :class:`BackendError` where there is no TensorRT, no GPU, or no engine of the network for it."""
         self.reason = reason
         self._bundle = bundle
-        self._flavour, self.precision, self._gpu = _choose(bundle, precision)
+        self._flavour, self.precision, self._gpu = _choose(bundle, precision, max_drift)
         self._cuda_graph = cuda_graph
         self._device = device or open_device()
         self._scratch = Scratch(self._device)

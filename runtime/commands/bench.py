@@ -66,6 +66,7 @@ def command(
     checkpoint: Path | None,
     backend: str,
     precision: str,
+    max_drift: float | None,
     no_cuda_graph: bool,
     threads: int,
     quiet: bool,
@@ -87,7 +88,14 @@ def command(
             bundle, checkpoint = _random_bundle(Path(scratch), str(variant), components or COMPONENTS, precision, quiet)
         opened = Bundle.open(bundle)
         names = components or tuple(opened.manifest.components)
-        runner = create_backend(opened, backend, precision=precision, threads=threads, cuda_graph=not no_cuda_graph)
+        runner = create_backend(
+            opened,
+            backend,
+            precision=precision,
+            max_drift=max_drift,
+            threads=threads,
+            cuda_graph=not no_cuda_graph,
+        )
         references = [_reference(opened, checkpoint, name, runner, threads) for name in _COMPARISONS] if compare else []
         timings: list[Timing] = []
         with progress_bar(quiet) as progress:

@@ -11,6 +11,7 @@ from ..bundle import PRECISIONS, Bundle
 from ..engines.build import Built, build_engines
 from ..engines.flavours import FLAVOURS, find_flavour
 from ..engines.options import DEFAULT_BATCH, HARDWARE_LEVELS, BuildOptions
+from ..precision import form_for
 from .common import CommaList, bundle_argument, emit, json_option, progress_bar, quiet_option, say
 from .tables import print_table
 
@@ -33,7 +34,7 @@ class _Batch(click.ParamType):
 @click.command("build")
 @bundle_argument
 @click.option("--flavour", type=click.Choice(FLAVOURS), help="Which TensorRT; the first that is installed by default.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp16", show_default=True)
+@click.option("--precision", type=click.Choice([*PRECISIONS, "int8", "fp8"]), default="fp16", show_default=True)
 @click.option(
     "--components",
     type=CommaList(),
@@ -100,7 +101,8 @@ def command(
     found = find_flavour(flavour)
     tell(f"{found.name} {found.version}" + ("" if flavour else " (what is installed; --flavour chooses)"))
     with progress_bar(quiet) as progress:
-        built = build_engines(opened, found, options, precision=precision, components=components, progress=progress)
+        stored = form_for("tensorrt", precision)
+        built = build_engines(opened, found, options, precision=stored, components=components, progress=progress)
     if not quiet:
         _summary(built)
     for one in built:

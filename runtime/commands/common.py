@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ..backends import BACKENDS
-from ..bundle import PRECISIONS
 from ..errors import BackendError
+from ..precision import WANTED
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=str))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
@@ -26,16 +26,21 @@ threads_option = click.option(
 
 
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--backend``, ``--precision`` and ``--no-cuda-graph``."""
+    """``--backend``, ``--precision``, ``--max-drift`` and ``--no-cuda-graph``."""
     command = click.option(
         "--no-cuda-graph", is_flag=True, help="Launch the network's kernels one by one; nothing changes on a CPU."
     )(command)
     command = click.option(
+        "--max-drift",
+        type=float,
+        help="With --precision auto, the fastest that was measured to drift no further from fp32 (relative L2).",
+    )(command)
+    command = click.option(
         "--precision",
-        type=click.Choice(["auto", *PRECISIONS]),
+        type=click.Choice(WANTED),
         default="auto",
         show_default=True,
-        help="auto: fp16 on a GPU, fp32 on a CPU, as far as the bundle has them.",
+        help="auto: fp16 on a GPU, fp32 on a CPU, as far as the bundle has them, or what --max-drift allows.",
     )(command)
     return click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)(command)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..bundle import MANIFEST, PRECISIONS
+from ..bundle import MANIFEST
 from ..errors import RequestError
 from ..evaluation.folder import PAGE, REPORT, Baseline, Request, evaluate_folder
 from ..evaluation.report import (
@@ -27,6 +27,7 @@ from ..evaluation.runs import RUN_FILE, Run
 from ..evaluation.truth import Truth, read_cells
 from ..modalities import get, resolve
 from ..pipeline import DEFAULT_BATCH, Pipeline
+from ..precision import WANTED
 from ..raster.conditions import ReadOptions
 from ..raster.radiometry import S2Offset
 from .common import (
@@ -101,7 +102,7 @@ DEFAULT_SAMPLES = 8
 )
 @click.option(
     "--baseline-precision",
-    type=click.Choice(["auto", *PRECISIONS]),
+    type=click.Choice(WANTED),
     default="auto",
     show_default=True,
     help="Of a bundle.",
@@ -144,6 +145,7 @@ def command(
     batch: int,
     backend: str,
     precision: str,
+    max_drift: float | None,
     no_cuda_graph: bool,
     threads: int,
     as_json: bool,
@@ -164,7 +166,7 @@ def command(
     if baseline is None and baseline_steps is not None:
         raise RequestError("--baseline-steps are those of a baseline; give it with --baseline, or leave them out")
     load = partial(Pipeline.load, backend=backend, batch=batch, threads=threads, cuda_graph=not no_cuda_graph)
-    pipeline = load(bundle, precision=precision)
+    pipeline = load(bundle, precision=precision, max_drift=max_drift)
     if cells is not None:
         options = ReadOptions(lulc_map=lulc_map, s2_offset=s2_offset, fill_nodata=fill_nodata)
         truth: Truth = read_cells(cells, options)

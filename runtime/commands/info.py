@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..bundle import PRECISIONS, Bundle, Component
+from ..bundle import ALL_PRECISIONS, Bundle, Component
 from ..components import COMPONENTS
 from ..weights import words_for
 from .common import bundle_argument, emit, json_option
@@ -20,7 +20,7 @@ def command(bundle: str, as_json: bool) -> None:
     """Say what a bundle holds: model, modalities, components, sizes, measured parity, source."""
     opened = Bundle.open(bundle)
     manifest = opened.manifest
-    megabytes = {p: sum(_bytes(c, p) for c in manifest.components.values()) / 1e6 for p in PRECISIONS}
+    megabytes = {p: sum(_bytes(c, p) for c in manifest.components.values()) / 1e6 for p in ALL_PRECISIONS}
     missing = [name for name in COMPONENTS if name not in manifest.components]
     if as_json:
         summary: dict[str, Any] = {

@@ -135,6 +135,7 @@ def command(
     dry_run: bool,
     backend: str,
     precision: str,
+    max_drift: float | None,
     no_cuda_graph: bool,
     threads: int,
     batch: int,
@@ -173,7 +174,13 @@ def command(
     )
     tell = say(quiet)
     pipeline = Pipeline.load(
-        bundle, backend=backend, precision=precision, batch=batch, threads=threads, cuda_graph=not no_cuda_graph
+        bundle,
+        backend=backend,
+        precision=precision,
+        max_drift=max_drift,
+        batch=batch,
+        threads=threads,
+        cuda_graph=not no_cuda_graph,
     )
     task = prepare(pipeline, request)
     expected = estimate(pipeline, task)

@@ -15,6 +15,7 @@ from ..engines.match import built_precisions
 from ..errors import ParityError, RequestError
 from ..modalities import get
 from ..parity import PROBE_SEED
+from ..precision import RUNS
 from ..solver import MAX_STEPS, make_plan
 from ..verification import check_bundle, check_files
 from .common import bundle_argument, emit, json_option, need, progress_bar, quiet_option, say
@@ -59,7 +60,8 @@ def command(bundle: str, checkpoint: Path | None, backend: str, drift: int | Non
     drifts: dict[str, list[Drift]] = {}
     # Engines are built in a precision of the bundle's, and seldom in all of them.
     built = built_precisions(opened) if backend == "tensorrt" else ()
-    precisions = built or opened.precisions()
+    name = backend if backend == "tensorrt" else create_backend(opened, backend).name
+    precisions = [precision for precision in built or opened.precisions() if precision in RUNS[name]]
     if drift is not None and "fp32" not in opened.precisions():
         raise RequestError(f"{bundle} has no fp32 to drift from; export it with --precision fp32,fp16")
     with progress_bar(quiet) as progress:

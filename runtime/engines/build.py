@@ -60,7 +60,7 @@ def build_engines(
     for pattern in components:
         if not any(fnmatchcase(name, pattern) for name in bundle.manifest.components):
             raise RequestError(f"{pattern!r} names no component of {bundle.root}; 'copgen-edge info' lists them")
-    wanted_in = [(name, precision) for name in names]
+    wanted_in = [(name, bundle.stored_precision(name, precision)) for name in names]
     if STEP in names:
         wanted_in.append((UPDATE, UPDATE_PRECISION))
     expected = [_expected(bundle, flavour, options, name, in_) for name, in_ in wanted_in]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..bundle import PRECISIONS, Bundle, sha256
+from ..bundle import ALL_PRECISIONS, Bundle, sha256
 from ..components import COMPONENTS
 from ..errors import BackendError, BundleError, RequestError
 from .flavours import FLAVOURS
@@ -23,7 +23,7 @@ TIMING_CACHE = "timing.cache"
 
 _OWN_FOLDER = re.compile(rf"({'|'.join(FLAVOURS)})-[^/]+-(portable|sm[0-9-]+)")
 _OWN_FILE = re.compile(
-    rf"({'|'.join((*COMPONENTS, UPDATE))})\.({'|'.join(PRECISIONS)})({ENGINE}|{RECORD})({re.escape(PARTIAL)})?"
+    rf"({'|'.join((*COMPONENTS, UPDATE))})\.({'|'.join(ALL_PRECISIONS)})({ENGINE}|{RECORD})({re.escape(PARTIAL)})?"
 )
 
 

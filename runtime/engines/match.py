@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..backends.cuda_probe import Gpu
-from ..bundle import PRECISIONS, Bundle
+from ..bundle import ALL_PRECISIONS, Bundle
 from ..components import STEP
 from ..errors import BackendError
 from .cache import FOLDER, engine_path, misfit, record_path
@@ -23,9 +23,10 @@ def usable_engine(
     Raises :class:`BackendError` that tells for each engine there is what was found and expected, and how to build one;
     :class:`BundleError` where the bundle itself lacks the precision.
     """
+    asked = precision
     if component != UPDATE:
-        bundle.variant(component, precision)
-    build = f"run 'copgen-edge build {bundle.root} --precision {precision} --flavour {flavour.name}' on this machine"
+        precision = bundle.stored_precision(component, precision)
+    build = f"run 'copgen-edge build {bundle.root} --precision {asked} --flavour {flavour.name}' on this machine"
     told = []
     for path in sorted(bundle.root.glob(f"{FOLDER}/*/{engine_path(Path(), component, precision).name}")):
         try:
@@ -44,7 +45,7 @@ def usable_engine(
 
 def built_precisions(bundle: Bundle) -> tuple[str, ...]:
     """Precisions of which the cache has engines of the network, whether they can run here or not."""
-    return tuple(p for p in PRECISIONS if any(bundle.root.glob(f"{FOLDER}/*/{engine_path(Path(), STEP, p).name}")))
+    return tuple(p for p in ALL_PRECISIONS if any(bundle.root.glob(f"{FOLDER}/*/{engine_path(Path(), STEP, p).name}")))
 
 
 def differences_to_machine(record: EngineRecord, flavour: Flavour, gpu: Gpu) -> list[str]:
