@@ -22,6 +22,7 @@ from ..runtime.bundle import FileRecord, sha256
 from ..runtime.components import COMPONENTS, STEP, contract
 from ..runtime.errors import CalibrationError
 from ..runtime.modalities import KEYS
+from ..runtime.schedule import TRAIN_STEPS
 from ..runtime.solver import MAX_STEPS, SOLVERS
 
 SCHEMA_VERSION = 1
@@ -112,14 +113,12 @@ class Trajectories:
         """
         (component,) = {entry.component for entry in entries}
         rows = [entry.row for entry in entries]
+        specs = contract(component).inputs
         path = self.root / run.file.path
         try:
             with safe_open(path, framework="numpy") as tensors:
-                return {
-                    spec.name: np.ascontiguousarray(tensors.get_tensor(f"{component}/{spec.name}")[rows], np.float32)
-                    for spec in contract(component).inputs
-                }
-        except (SafetensorError, OSError, IndexError) as error:
+                return {spec.name: _rows(tensors, f"{component}/{spec.name}", spec.shape, rows) for spec in specs}
+        except (SafetensorError, OSError, ValueError) as error:
             raise CalibrationError(f"{path} cannot be read ({error}); record the trajectories again") from None
 
     def rows(self, component: str, most: int | None = None) -> Iterator[dict[str, Floats]]:
@@ -154,6 +153,15 @@ def manifest_text(
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def _rows(tensors: Any, name: str, shape: tuple[str | int, ...], rows: Sequence[int]) -> Floats:
+    """``rows`` of the tensor ``name`` of an open file; the others are not read."""
+    stored = tensors.get_slice(name)
+    count, *found = stored.get_shape() or (0,)
+    if tuple(found) != shape[1:] or stored.get_dtype() not in ("F16", "F32") or max(rows) >= count:
+        raise ValueError(f"{name} is {stored.get_dtype()} of shape {stored.get_shape()}, row {max(rows)} was asked for")
+    return np.concatenate([np.asarray(stored[row : row + 1], np.float32) for row in rows])
+
+
 def _read(root: Path, content: Any, digest: str) -> Trajectories:
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
@@ -162,13 +170,15 @@ def _read(root: Path, content: Any, digest: str) -> Trajectories:
     solver, steps = content["solver"], content["steps"]
     if solver not in SOLVERS or type(steps) is not int or not 1 <= steps <= MAX_STEPS:
         raise ValueError(f"solver {solver!r} with {steps!r} steps")
-    runs = tuple(_run(run) for run in content["runs"])
+    runs = tuple(read_run(run, steps) for run in content["runs"])
     if not runs:
         raise ValueError("it has no runs")
     return Trajectories(root, str(content["bundle"]), dict(content["model"]), solver, steps, runs, digest)
 
 
-def _run(content: Mapping[str, Any]) -> RecordedRun:
+def read_run(content: Mapping[str, Any], steps: int) -> RecordedRun:
+    """A :class:`RecordedRun` of ``steps`` calls from parsed JSON. Raises ValueError, KeyError or TypeError saying what
+    is wrong."""
     roles = dict(content["roles"])
     if set(roles) != set(KEYS) or not set(roles.values()) <= set(ROLES):
         raise ValueError(f"roles {roles!r} are not one of {', '.join(ROLES)} for each modality")
@@ -177,6 +187,26 @@ def _run(content: Mapping[str, Any]) -> RecordedRun:
         raise ValueError(f"the path {file.path} leaves the recording")
     entries = tuple(Entry(**entry) for entry in content["entries"])
     for entry in entries:
-        if entry.component not in COMPONENTS or (entry.component == STEP) != isinstance(entry.timestep, float):
-            raise ValueError(f"an entry of {entry.component!r} with timestep {entry.timestep!r}")
-    return RecordedRun(str(content["source"]), int(content["seed"]), roles, file, entries)
+        _check_entry(entry, steps)
+    return RecordedRun(str(content["source"]), _whole("seed", content["seed"]), roles, file, entries)
+
+
+def _check_entry(entry: Entry, steps: int) -> None:
+    if entry.component not in COMPONENTS:
+        raise ValueError(f"an entry of {entry.component!r}, which is no component")
+    _whole("row", entry.row)
+    _whole("sample", entry.sample)
+    if entry.component != STEP:
+        if entry.call is not None or entry.timestep is not None:
+            raise ValueError(f"an entry of {entry.component} with call {entry.call!r}, timestep {entry.timestep!r}")
+        return
+    if _whole("call", entry.call) >= steps:
+        raise ValueError(f"call {entry.call} of a run of {steps}")
+    if not isinstance(entry.timestep, float) or not 0 <= entry.timestep <= TRAIN_STEPS:
+        raise ValueError(f"an entry of {STEP} with timestep {entry.timestep!r}")
+
+
+def _whole(what: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{what} {value!r} is no whole number of 0 or more")
+    return value

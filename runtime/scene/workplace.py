@@ -1,4 +1,5 @@
-"""Where a scene is made: a hidden folder beside the output that outlives a kill, so that the same request goes on."""
+"""Where a scene, or other long work, is made: a hidden folder beside the output that outlives a kill, so that the same
+request goes on."""
 
 from __future__ import annotations
 
@@ -39,19 +40,20 @@ class Workplace:
 
 
 @contextmanager
-def scene_folder(out: Path, fingerprint: Mapping[str, Any]) -> Iterator[Workplace]:
+def scene_folder(out: Path, fingerprint: Mapping[str, Any], what: str = "scene") -> Iterator[Workplace]:
     """A folder ``.NAME.scene`` beside ``out`` to work in, whose ``result`` becomes ``out`` when the block ends well.
 
-    ``fingerprint`` is all that determines the result, as JSON can hold it. The folder is locked while the block runs
-    and stays when the block fails or the process is killed, once a step is recorded; entered again with the same
-    fingerprint, it holds the files that the ledger names and no others.
+    ``what`` is made stands in the folder's name and in messages. ``fingerprint`` is all that determines the result, as
+    JSON can hold it. The folder is locked while the block runs and stays when the block fails or the process is killed,
+    once a step is recorded; entered again with the same fingerprint, it holds the files that the ledger names and no
+    others.
 
     Raises :class:`RequestError` where ``out`` holds something, is finished, or cannot be made, where another process
     works on it, or where the folder is of another request; :class:`CopgenError` where the disk is full or the ledger
     damaged.
     """
     out = out.resolve()
-    folder = out.parent / f".{out.name}.scene"
+    folder = hidden_folder(out, what)
     try:
         begun = folder.exists()
     except OSError as error:
@@ -67,7 +69,7 @@ def scene_folder(out: Path, fingerprint: Mapping[str, Any]) -> Iterator[Workplac
     with locked(folder, f"{_holder(folder)} is at work on {out}; wait until it is done, or name another folder"):
         _refuse_if_done(folder, out)
         with keeping(folder):
-            place = _open(folder, json.loads(_canonical(fingerprint)))
+            place = _open(folder, json.loads(_canonical(fingerprint)), what)
         try:
             yield place
         except BaseException as error:
@@ -81,8 +83,14 @@ def scene_folder(out: Path, fingerprint: Mapping[str, Any]) -> Iterator[Workplac
                     "request again: what is finished stays"
                 ) from error
             raise
-        _publish(place, out)
+        _publish(place, out, what)
         _remove(folder)
+
+
+def hidden_folder(out: Path, what: str = "scene") -> Path:
+    """Where :func:`scene_folder` works on ``out``."""
+    out = out.resolve()
+    return out.parent / f".{out.name}.{what}"
 
 
 def _refuse_if_done(folder: Path, out: Path) -> None:
@@ -101,14 +109,14 @@ def _refuse_if_done(folder: Path, out: Path) -> None:
         raise
 
 
-def _open(folder: Path, fingerprint: dict[str, Any]) -> Workplace:
+def _open(folder: Path, fingerprint: dict[str, Any], what: str) -> Workplace:
     digest = hashlib.sha256(_canonical(fingerprint).encode()).hexdigest()
     request, result = folder / REQUEST, folder / RESULT
     if request.exists():
         _check_same(request, fingerprint)
     elif strange := sorted({path.name for path in folder.rglob("*")} - {RESULT, f"{REQUEST}.partial"}):
         raise RequestError(
-            f"{folder} holds {strange[0]} and is no unfinished scene; move it away, or name another folder"
+            f"{folder} holds {strange[0]} and is no unfinished {what}; move it away, or name another folder"
         )
     # Before the request's file: with that and without a result, the scene is finished.
     result.mkdir(exist_ok=True)
@@ -176,13 +184,13 @@ def _sweep(folder: Path, kept: frozenset[Path] | set[Path]) -> None:
                 path.unlink()
 
 
-def _publish(place: Workplace, out: Path) -> None:
+def _publish(place: Workplace, out: Path, what: str) -> None:
     try:
         rename_whole(place.result, out)
         sync(place.root)
     except OSError as error:
         raise CopgenError(
-            f"the scene is done, and its folder {place.result} cannot become {out} ({error.strerror}); see to that "
+            f"the {what} is done, and its folder {place.result} cannot become {out} ({error.strerror}); see to that "
             "and run the same request again: what is finished stays"
         ) from error
 
