@@ -2,7 +2,7 @@
 
 A diffusion network's activations change with the timestep, and one file has one range a tensor. So they are measured
 by bands of t, and a range is chosen by what an error at each t does to the end of the run
-(:func:`call_importance`), not by which t has the largest numbers.
+(:func:`.replay.band_importance`), not by which t has the largest numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from ..runtime.errors import CalibrationError, RequestError
 from ..runtime.schedule import TRAIN_STEPS
-from ..runtime.solver import Plan, run_plan
+from ..runtime.solver import Plan
 from .layers import Layer
 from .qdq import INT8, Limits
 from .tap import Tapped
@@ -115,28 +115,15 @@ class Ranges:
         return found.limits(self.method, self.importance, factor)
 
 
-def call_importance(plan: Plan) -> Doubles:
-    """What an error of the noise at each call of ``plan`` does to where the run ends, (calls,): the derivative of the
-    solver's arithmetic alone, as if the network answered no change of its input."""
-
-    def end(k: int) -> float:
-        unit = np.ones((1, 1), np.float32)
-        last = run_plan(plan, 0 * unit, lambda call, x: unit * float(call == k))
-        return abs(float(last[0, 0]))
-
-    return np.array([end(k) for k in range(len(plan))])
-
-
 def band_of(timestep: float) -> int:
     """The band of a timestep in 0..1000."""
     return int(np.searchsorted(BAND_EDGES[1:-1], timestep, side="right"))
 
 
-def band_importance(plan: Plan) -> Doubles:
-    """Mean square of :func:`call_importance` in each band (bands,), 0 where the plan has no call."""
-    square = call_importance(plan) ** 2
-    bands = np.array([band_of(time * TRAIN_STEPS) for time in plan.times])
-    return np.array([square[bands == band].mean() if (bands == band).any() else 0.0 for band in range(BANDS)])
+def calls_of_bands(plan: Plan) -> dict[int, tuple[int, int]]:
+    """For each band in which ``plan`` has calls, the first of them and the one after the last."""
+    bands = [band_of(time * TRAIN_STEPS) for time in plan.times]
+    return {band: (bands.index(band), len(bands) - bands[::-1].index(band)) for band in sorted(set(bands))}
 
 
 def measure_ranges(

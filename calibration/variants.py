@@ -53,9 +53,10 @@ TARGETS: Mapping[str, Target] = {
 
 
 def quantisable(bundle: Bundle, component: str, precision: str) -> list[Layer]:
-    """The layers of ``component`` that ``precision`` has a form for, in the graph's order."""
+    """The layers of the fp32 graph of ``component`` that ``precision`` has a form for, in the graph's order; that of
+    the base has the same by path."""
     target = TARGETS[precision]
-    model = onnx.load(bundle.onnx_path(component, target.base), load_external_data=False)
+    model = onnx.load(bundle.onnx_path(component, "fp32"), load_external_data=False)
     return [layer for layer in find_layers(component, model) if layer.op == "MatMul" or target.convolutions]
 
 
@@ -95,7 +96,9 @@ def write_variant(
         for form, (bits, block) in _BLOCKS.items():
             if nodes(form):
                 config = DefaultWeightOnlyQuantConfig(block, True, _INT8_PRODUCTS, bits=bits)
-                quantizer = MatMulNBitsQuantizer(model, algo_config=config, nodes_to_include=nodes(form))
+                # Its list of nodes to include adds to its choice of operators, and all of those are MatMuls.
+                others = [layer.node for layer in layers.values() if layer.node not in nodes(form)]
+                quantizer = MatMulNBitsQuantizer(model, algo_config=config, nodes_to_exclude=others)
                 quantizer.process()
                 model = quantizer.model.model
     return _save(model, path)

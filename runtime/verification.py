@@ -71,9 +71,9 @@ def check_bundle(
     :class:`BundleError` for damaged files.
     """
     for name in bundle.manifest.components:
-        yield from _check_component(bundle, backend, name, reference, seed)
+        yield from check_component(bundle, backend, name, reference=reference, seed=seed)
     if STEP in bundle.manifest.components:
-        yield _check_run(bundle, backend, reference, seed)
+        yield check_run(bundle, backend, reference=reference, seed=seed)
 
 
 def check_files(bundle: Bundle) -> int:
@@ -89,9 +89,10 @@ def check_files(bundle: Bundle) -> int:
     return len(records)
 
 
-def _check_component(
-    bundle: Bundle, backend: Backend, name: str, reference: Backend | None, seed: int | None
+def check_component(
+    bundle: Bundle, backend: Backend, name: str, *, reference: Backend | None = None, seed: int | None = None
 ) -> Iterator[Check]:
+    """The checks of one component, as :func:`check_bundle` makes them."""
     tolerance = bundle.variant(name, backend.precision).tolerance
     if reference is None:
         expected = _stored(bundle, bundle.component(name).reference)
@@ -112,7 +113,8 @@ def short_run(bundle: Bundle, backend: Backend, *, seed: int, steps: int = RUN_S
     return Pipeline(bundle, backend, low_memory=True).denoise({}, KEYS, steps=steps, seed=seed)
 
 
-def _check_run(bundle: Bundle, backend: Backend, reference: Backend | None, seed: int | None) -> Check:
+def check_run(bundle: Bundle, backend: Backend, *, reference: Backend | None = None, seed: int | None = None) -> Check:
+    """The check of a short run, as :func:`check_bundle` makes it."""
     record = bundle.manifest.reference_run
     if record is None:
         raise BundleError(f"{bundle.root} has a network but no reference run; export it again")

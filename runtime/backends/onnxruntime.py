@@ -66,8 +66,12 @@ def cuda_obstacle() -> str | None:
     return None
 
 
-def _session(ort: Any, model: bytes | str, device: str, threads: int, *, cuda_graph: bool = False) -> Any:
+def _session(
+    ort: Any, model: bytes | str, device: str, threads: int, *, cuda_graph: bool = False, optimise: bool = True
+) -> Any:
     options = ort.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     provider = _PROVIDERS[device]
@@ -88,12 +92,13 @@ def _session(ort: Any, model: bytes | str, device: str, threads: int, *, cuda_gr
     return session
 
 
-def cpu_session(path: Path, threads: int = 0) -> Any:
-    """An ONNX Runtime session of ``path`` on the CPU, for graphs that are no component of a bundle.
+def cpu_session(path: Path, threads: int = 0, *, optimise: bool = True) -> Any:
+    """An ONNX Runtime session of ``path`` on the CPU, for graphs that are no component of a bundle; without
+    ``optimise`` the nodes run as they stand.
 
     Raises :class:`BackendError` where ONNX Runtime is missing or refuses the file.
     """
-    return _session(import_onnxruntime(), str(path), "cpu", threads)
+    return _session(import_onnxruntime(), str(path), "cpu", threads, optimise=optimise)
 
 
 class OnnxRuntimeBackend:

@@ -1,0 +1,219 @@
+"""A plan becomes a variant in a bundle, once it was measured as a whole on runs that the plan has not seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ..runtime.backends import create_backend
+from ..runtime.bundle import Bundle, Component, FileRecord, Manifest, Variant, write_manifest
+from ..runtime.components import STEP
+from ..runtime.errors import CalibrationError, RequestError
+from ..runtime.folders import locked, require_space, sync
+from ..runtime.verification import RUN, Check, check_component, check_run, summarise
+from .judge import Judge, open_variant
+from .plan import Budget, Plan
+from .replay import network_of
+from .sensitivity import base_files, check_model, component_ranges, held_out
+from .trajectories import Trajectories
+from .variants import TARGETS, write_variant
+
+Report = Callable[[str, int, int], None]
+
+MARGIN = 1.5
+"""What a check may find over what was measured here: another machine's kernels round elsewhere."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A variant on runs that nothing was decided on: relative L2 of single calls by bands of t and of the latents at
+    the end of whole runs, what two seeds of fp32 differ by there, and a call's share of the time of fp32.
+
+    ``distribution`` has, by modality, the Wasserstein-1 distance of the latents' values from those of fp32, and of
+    another seed's (``seeds``), in standard deviations of the latents.
+    """
+
+    call_drift: tuple[float | None, ...]
+    run_drift: float | None
+    seeds_drift: float | None
+    distribution: Mapping[str, Mapping[str, float]]
+    time: float
+    backend: str
+    steps: int
+    trajectories: str
+    confirmed_on: tuple[str, ...]
+
+
+def quantise(
+    bundle: Bundle,
+    plan: Plan,
+    trajectories: Trajectories,
+    *,
+    replays: int = 4,
+    overwrite: bool = False,
+    threads: int = 0,
+    progress: Report = lambda what, done, total: None,
+) -> Variant:
+    """Write the variant of ``plan`` into ``bundle`` and its manifest, with what it was measured to cost; the variant.
+
+    The manifest is replaced last, and files that it no longer names are removed after it: a kill leaves the bundle as
+    it was. Raises :class:`CalibrationError` where the plan is of other files or another recording, or the drift on
+    unseen runs is over the plan's budget: then nothing has changed; :class:`RequestError` where the bundle has the
+    precision already and ``overwrite`` does not allow to replace it.
+    """
+    check_model(bundle, trajectories)
+    _check_plan(bundle, plan, trajectories, overwrite)
+    component = bundle.component(plan.component)
+    base = bundle.variant(plan.component, TARGETS[plan.precision].base)
+    with locked(bundle.root, f"another process works on {bundle.root}; wait for it"):
+        require_space(bundle.root, 2 * sum(record.bytes for record in base.files), "the quantised component")
+        work = Path(tempfile.mkdtemp(prefix=".quantise-", dir=bundle.root))
+        try:
+            progress("quantise ranges", 0, 4)
+            ranges = component_ranges(
+                bundle, trajectories, plan.component, plan.precision, plan.method, threads=threads
+            )
+            progress("quantise write", 1, 4)
+            # The name tells plans apart, so that an old file is never overwritten while the old manifest names it.
+            name = f"{plan.component}.{plan.precision}.{_digest(plan)}.onnx"
+            written = write_variant(bundle, plan.component, plan.precision, plan.forms, ranges, work / name)
+            progress("quantise measure", 2, 4)
+            session = open_variant(written[0], " ".join(plan.forms.values()), threads)
+            measured = measure(bundle, trajectories, plan.component, session, replays=replays, threads=threads)
+            del session
+            _keep_budget(plan, measured)
+            progress("quantise check", 3, 4)
+            files = _move(written, bundle.root)
+            variant = Variant(files, 1.0, {}, base.cost, _record(plan, measured))
+            _take_in(bundle, component, plan.precision, variant)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    progress("quantise", 4, 4)
+    return Bundle.open(bundle.root).component(plan.component).precisions[plan.precision]
+
+
+def measure(
+    bundle: Bundle, trajectories: Trajectories, component: str, session: Any, *, replays: int, threads: int
+) -> Measured:
+    """What ``session``, a variant of ``component``, costs on the held-out runs, beside fp32 on the CPU."""
+    _, runs = held_out(trajectories)
+    judge = Judge(bundle, trajectories, runs, component, threads, replays)
+    call = judge.call_errors(session)
+    network = network_of(session)
+    ends = [one.whole(network) for one in judge.replays]
+    found = judge.values(ends)
+    reference, others = (judge.values([one.end for one in replays]) for replays in (judge.replays, judge.others))
+    distribution = {}
+    for key, values in reference.items():
+        spread = float(values.std()) or 1.0
+        distances = {"fp32": _wasserstein(found[key], values), "seeds": _wasserstein(others[key], values)}
+        distribution[key] = {what: distance / spread for what, distance in distances.items()}
+    at_fp32, seconds = judge.seconds(session)
+    return Measured(
+        call,
+        judge.end_error(ends),
+        judge.seeds,
+        distribution,
+        seconds / at_fp32,
+        f"onnxruntime-cpu {onnxruntime.__version__}",
+        trajectories.steps,
+        trajectories.digest,
+        tuple(one.source for one in runs),
+    )
+
+
+def _wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+    """Wasserstein-1 distance of two samples of equal size: of their sorted values (Vallender, 1974)."""
+    return float(np.abs(np.sort(a.astype(np.float64)) - np.sort(b.astype(np.float64))).mean())
+
+
+def _check_plan(bundle: Bundle, plan: Plan, trajectories: Trajectories, overwrite: bool) -> None:
+    if plan.precision not in TARGETS:
+        raise CalibrationError(f"the plan is for {plan.precision!r}, expected one of {', '.join(TARGETS)}; plan again")
+    if plan.base != base_files(bundle, plan.component, plan.precision):
+        raise CalibrationError(
+            f"the plan was made for another {plan.component} than that of {bundle.root}; measure again"
+        )
+    if plan.trajectories != trajectories.digest:
+        raise CalibrationError(f"the plan was made on another recording than {trajectories.root}; give that one")
+    if plan.precision in bundle.component(plan.component).precisions and not overwrite:
+        raise RequestError(f"{bundle.root} has {plan.component} in {plan.precision} already; --overwrite replaces it")
+
+
+def _keep_budget(plan: Plan, measured: Measured) -> None:
+    budget = Budget.parse(plan.budget)
+    if budget.quantity != "drift":
+        return
+    drift = measured.run_drift
+    if drift is None:
+        drift = max(error for error in measured.call_drift if error is not None)
+    if not drift <= budget.limit:
+        raise CalibrationError(
+            f"the plan was to keep {plan.budget} and expected {plan.drift:.3g}, but runs that it has not seen drift by "
+            f"{drift:.3g}; nothing was written; plan with a smaller budget, or record more runs"
+        )
+
+
+def _record(plan: Plan, measured: Measured) -> dict[str, Any]:
+    found = json.loads(json.dumps(asdict(measured)))
+    about = {"budget": plan.budget, "method": plan.method, "expected_drift": plan.drift, "forms": dict(plan.groups)}
+    return {**found, **about}
+
+
+def _digest(plan: Plan) -> str:
+    return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _move(written: Sequence[Path], root: Path) -> tuple[FileRecord, ...]:
+    records = []
+    for path in written:
+        target = root / "onnx" / path.name
+        sync(path)
+        path.replace(target)
+        records.append(FileRecord.of(root, target))
+    sync(root / "onnx")
+    return tuple(records)
+
+
+def _take_in(bundle: Bundle, component: Component, precision: str, variant: Variant) -> None:
+    old = component.precisions.get(precision)
+    runs_here = not precision.endswith("-qdq")
+    checks: list[Check] = []
+    manifest = _manifest(bundle.manifest, component, precision, variant, 1.0)
+    if runs_here:
+        # Before the manifest that users read says so, the parts are checked as 'verify' will.
+        trial = Bundle(bundle.root, manifest, "")
+        backend = create_backend(trial, "onnxruntime-cpu", precision=precision)
+        checks = [*check_component(trial, backend, component.name)]
+        if component.name == STEP and manifest.reference_run is not None:
+            checks.append(check_run(trial, backend))
+    parity = {}
+    run_tolerance = 1.0
+    if checks:
+        mine = [check for check in checks if check.component != RUN]
+        parity = {"backend": mine[0].backend, "rows": [c.rows for c in mine], **summarise(mine)}
+        variant = replace(variant, tolerance=MARGIN * max(c.figures.relative_l2 for c in mine), parity=parity)
+        run_tolerance = MARGIN * max((c.figures.relative_l2 for c in checks if c.component == RUN), default=1.0)
+    write_manifest(bundle.root, _manifest(bundle.manifest, component, precision, variant, run_tolerance))
+    for record in old.files if old is not None else ():
+        if record.path not in {kept.path for kept in variant.files}:
+            (bundle.root / record.path).unlink(missing_ok=True)
+
+
+def _manifest(
+    manifest: Manifest, component: Component, precision: str, variant: Variant, run_tolerance: float
+) -> Manifest:
+    changed = replace(component, precisions={**component.precisions, precision: variant})
+    run = manifest.reference_run
+    if run is not None and component.name == STEP:
+        run = {**run, "tolerance": {**run["tolerance"], precision: run_tolerance}}
+    return replace(manifest, components={**manifest.components, component.name: changed}, reference_run=run)
