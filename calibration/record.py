@@ -53,8 +53,9 @@ def record(
     seed, under roles that :func:`~.strata.run_roles` draws. Kept are every image that the patch has (in the first run
     of the patch), every latent that was drawn or given, the network's first call of every sample, and as many other
     calls as ``max_mb`` (10^6 bytes, of the whole folder) has room for. Encoders run for what is given, decoders not at
-    all: what they would be given is known without. ``steps`` and ``solver`` default to the bundle's. Equal arguments give equal bytes on one machine, and go on where a run of them was stopped, however it
-    was; what is unfinished lies in ``.NAME.recording`` beside ``out``.
+    all: what they would be given is known without. ``steps`` and ``solver`` default to the bundle's. Equal arguments
+    give equal bytes on one machine, and go on where a run of them was stopped, however it was; what is unfinished lies
+    in ``.NAME.recording`` beside ``out``.
 
     Raises :class:`RequestError` for a request that cannot be met, a finished ``out`` or one that is another request's
     or another process's; :class:`CalibrationError` for inputs beyond half precision; and as :class:`Pipeline` does.

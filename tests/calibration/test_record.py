@@ -165,6 +165,14 @@ def test_the_size_is_kept(bundle: Path, tmp_path: Path) -> None:
                 np.testing.assert_array_equal(values, all_of_it.inputs(other, [same])[name])
 
 
+@pytest.mark.parametrize("steps", [2, 40])
+def test_the_size_is_of_all_that_is_in_the_folder(bundle: Path, tmp_path: Path, steps: int) -> None:
+    """One byte less than everything takes."""
+    most = sum(map(len, tree(small(bundle, tmp_path / "all", runs=2, samples=2, steps=steps).root).values()))
+    found = small(bundle, tmp_path / "calib", runs=2, samples=2, steps=steps, max_mb=(most - 1) / 1e6)
+    assert most - 500_000 < sum(map(len, tree(found.root).values())) < most
+
+
 def test_a_size_that_is_too_little(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="found 2 MB at most for 3 runs, expected 5 or more; raise --max-mb"):
         small(bundle, tmp_path / "calib", max_mb=2)
