@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from ..runtime import transforms
-from ..runtime.backends import Arrays, Backend
-from ..runtime.backends.host_loop import denoise_on_host
 from ..runtime.bundle import FileRecord
 from ..runtime.components import COMPONENTS, STEP
-from ..runtime.errors import CalibrationError, RequestError
+from ..runtime.errors import RequestError
 from ..runtime.evaluation.truth import Truth
 from ..runtime.folders import require_space, whole_file
 from ..runtime.modalities import KEYS, get
@@ -28,9 +26,8 @@ from ..runtime.noise import check_seed, latent_noise
 from ..runtime.pipeline import Pipeline, Progress
 from ..runtime.scene.ledger import keeping
 from ..runtime.scene.workplace import hidden_folder, scene_folder
-from ..runtime.schedule import TRAIN_STEPS
-from ..runtime.solver import Plan
-from .strata import ROUND, Calls, kept_calls, least_rows, more_calls, run_roles, run_seed
+from .recorder import Recorder
+from .strata import ROUND, kept_calls, least_rows, more_calls, run_roles, run_seed
 from .trajectories import MANIFEST, Entry, RecordedRun, Trajectories, manifest_text, read_run
 
 Floats = NDArray[np.float32]
@@ -55,9 +52,10 @@ def record(
     Run r draws ``samples`` samples of patch r modulo their number, as :meth:`Pipeline.generate` would with the run's
     seed, under roles that :func:`~.strata.run_roles` draws. Kept are every image that the patch has (in the first run
     of the patch), every latent that was drawn or given, the network's first call of every sample, and as many other
-    calls as ``max_mb`` (10^6 bytes, of the whole folder) has room for. ``steps`` and ``solver`` default to the
-    bundle's. Equal arguments give equal bytes on one machine, and go on where a run of them was stopped, however it
-    was; what is unfinished lies in ``.NAME.recording`` beside ``out``.
+    calls as ``max_mb`` (10^6 bytes, of the whole folder) has room for. Encoders run for what is given, decoders not at
+    all: what they would be given is known without. ``steps`` and ``solver`` default to the bundle's. Equal arguments
+    give equal bytes on one machine, and go on where a run of them was stopped, however it was; what is unfinished lies
+    in ``.NAME.recording`` beside ``out``.
 
     Raises :class:`RequestError` for a request that cannot be met, a finished ``out`` or one that is another request's
     or another process's; :class:`CalibrationError` for inputs beyond half precision; and as :class:`Pipeline` does.
@@ -117,7 +115,7 @@ class _Work:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise RequestError(f"found {value!r} {what}, expected a whole number from 1")
         self._pipeline, self._truth, self._samples, self._seed = pipeline, truth, samples, seed
-        self._recorder = _Recorder(pipeline.backend)
+        self._recorder = Recorder(pipeline.backend)
         self._recording = Pipeline(pipeline.bundle, self._recorder, batch=pipeline.batch)
         self.plan = pipeline.plan(solver, steps)
         components = pipeline.bundle.manifest.components
@@ -204,96 +202,6 @@ class _Work:
             absent_noise=noise("absent", "absent"),
             progress=lambda what, done, total: progress("record", run * total + done, self.runs * total),
         )
-
-
-class _Rows:
-    """What components were given in one run; of components that are not ``kept`` nothing."""
-
-    def __init__(self, kept: Mapping[str, int]) -> None:
-        self._kept = kept
-        self._found: dict[str, dict[tuple[int, int], tuple[float | None, dict[str, NDArray[Any]]]]] = {}
-
-    def add(
-        self, component: str, sample: int, inputs: Arrays, call: int | None = None, timestep: float | None = None
-    ) -> None:
-        """Keep the one row of ``inputs`` of ``component``, in half precision but for the timesteps.
-
-        Raises :class:`CalibrationError` where half precision cannot hold it.
-        """
-        if component in self._kept:
-            small = {name: _half(component, name, array) for name, array in inputs.items()}
-            self._found.setdefault(component, {})[call or 0, sample] = timestep, small
-
-    def stacked(self) -> tuple[tuple[Entry, ...], dict[str, NDArray[Any]]]:
-        """The entries and the tensors ``COMPONENT/INPUT``, by call and then by sample."""
-        entries, tensors = [], {}
-        for component in COMPONENTS:
-            found = sorted(self._found.get(component, {}).items(), key=lambda item: item[0])
-            for row, ((call, sample), (timestep, _)) in enumerate(found):
-                entries.append(Entry(component, row, sample, call if component == STEP else None, timestep))
-            for name in found[0][1][1] if found else ():
-                tensors[f"{component}/{name}"] = np.concatenate([inputs[name] for _, (_, inputs) in found])
-        return tuple(entries), tensors
-
-
-class _Recorder:
-    """The backend ``inner``, whose network's inputs are kept at the calls that :meth:`begin` names."""
-
-    def __init__(self, inner: Backend) -> None:
-        self._inner = inner
-        self.name, self.precision, self.reason = inner.name, inner.precision, inner.reason
-        self._calls: Calls = frozenset()
-        self._rows = _Rows({})
-        self._first_sample = self._call = 0
-        self._times: Floats = np.empty(0, np.float32)
-
-    def begin(self, calls: Calls, components: Mapping[str, int]) -> _Rows:
-        """Forget the run before this one; the rows of the next, of ``components`` alone."""
-        self._calls, self._rows, self._first_sample = calls, _Rows(components), 0
-        return self._rows
-
-    def check(self, component: str) -> None:
-        self._inner.check(component)
-
-    def load(self, component: str) -> None:
-        self._inner.load(component)
-
-    def release(self, component: str) -> None:
-        self._inner.release(component)
-
-    def describe(self) -> dict[str, Any]:
-        return self._inner.describe()
-
-    def run(self, component: str, inputs: Arrays) -> dict[str, Floats]:
-        if component == STEP:
-            for row in range(len(inputs["latents"])):
-                sample = self._first_sample + row
-                if (self._call, sample) in self._calls:
-                    one = {name: array[row : row + 1] for name, array in inputs.items()}
-                    self._rows.add(STEP, sample, one, self._call, float(self._times[self._call]))
-            self._call += 1
-        return self._inner.run(component, inputs)
-
-    def denoise(
-        self, plan: Plan, latents: Floats, times: Floats, moving: NDArray[np.bool_], report: Callable[[int], None]
-    ) -> Floats:
-        """On the host, whatever ``inner`` would do, so that each call comes by."""
-        self._call, self._times = 0, (plan.times * TRAIN_STEPS).astype(np.float32)
-        latents = denoise_on_host(self, plan, latents, times, moving, report)
-        self._first_sample += len(latents)
-        return latents
-
-
-def _half(component: str, name: str, array: NDArray[np.generic]) -> NDArray[Any]:
-    if name == "timesteps":
-        return np.array(array, np.float32)
-    most = float(np.abs(np.asarray(array, np.float32)).max())
-    if not most <= float(np.finfo(np.float16).max):
-        raise CalibrationError(
-            f"{component} is given {name} up to {most:.3g} in float32, and half precision, which trajectories are kept "
-            "in, ends at 65504; check the bundle with 'copgen-edge verify', and the data"
-        )
-    return np.asarray(array).astype(np.float16)
 
 
 def _bytes_in(folder: Path) -> int:
