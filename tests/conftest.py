@@ -1,8 +1,12 @@
 """Fixtures that several rooms share: recorded tensors, real data, and one bundle exported for the whole session."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from copgen_edge.runtime.engines.flavours import Flavour, find_flavour
+from copgen_edge.runtime.errors import BackendError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -50,3 +54,40 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def golden_bundle(golden: Path, bundle: Path) -> Path:
     """``bundle``, where it is the recorded checkpoint's."""
     return bundle
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Flavour:
+    """TensorRT-RTX, where it is installed."""
+    try:
+        return find_flavour("tensorrt-rtx")
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``checkpoint`` with a network whose heads have 64 numbers, as the published ones: narrower ones are not fused."""
+    import torch
+    from copgen_edge.copgen_ref.network import CopgenNetwork, NetworkConfig
+
+    folder = tmp_path_factory.mktemp("wide") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    (old,) = folder.rglob("*nnet_ema.pth")
+    torch.manual_seed(0)
+    torch.save(CopgenNetwork(NetworkConfig(width=128, depth=2, heads=2)).state_dict(), old)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_heads": 2}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def half_bundle(wide_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three components in fp16; tests must not write in it."""
+    from copgen_edge.export import exporter
+
+    out = tmp_path_factory.mktemp("half") / "bundle"
+    exporter.export_bundle(
+        wide_checkpoint, out, precisions=("fp16",), components=("encoder_DEM_DEM", "dit_step", "decoder_S2L2A_B01_B09")
+    )
+    return out
