@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 from ..runtime.backends import create_backend
+from ..runtime.backends.onnxruntime import cpu_session
 from ..runtime.bundle import Bundle, Component, FileRecord, Manifest, Variant, write_manifest
 from ..runtime.components import STEP
 from ..runtime.errors import CalibrationError, RequestError
@@ -91,6 +92,7 @@ def quantise(
             measured = measure(bundle, trajectories, plan.component, session, replays=replays, threads=threads)
             del session
             _keep_budget(plan, measured)
+            component = _with_half(bundle, trajectories, component, replays, threads)
             progress("quantise check", 3, 4)
             files = _move(written, bundle.root)
             variant = Variant(files, 1.0, {}, base.cost, _record(plan, measured))
@@ -149,6 +151,19 @@ def _check_plan(bundle: Bundle, plan: Plan, trajectories: Trajectories, overwrit
         raise RequestError(f"{bundle.root} has {plan.component} in {plan.precision} already; --overwrite replaces it")
 
 
+def _with_half(
+    bundle: Bundle, trajectories: Trajectories, component: Component, replays: int, threads: int
+) -> Component:
+    """``component`` with its fp16 variant, where it has one that was not, measured on the same runs."""
+    half = component.precisions.get("fp16")
+    if half is None or half.calibration.get("trajectories") == trajectories.digest:
+        return component
+    session = cpu_session(bundle.onnx_path(component.name, "fp16"), threads)
+    measured = measure(bundle, trajectories, component.name, session, replays=replays, threads=threads)
+    half = replace(half, calibration=_plain(measured))
+    return replace(component, precisions={**component.precisions, "fp16": half})
+
+
 def _keep_budget(plan: Plan, measured: Measured) -> None:
     budget = Budget.parse(plan.budget)
     if budget.quantity != "drift":
@@ -164,9 +179,14 @@ def _keep_budget(plan: Plan, measured: Measured) -> None:
 
 
 def _record(plan: Plan, measured: Measured) -> dict[str, Any]:
-    found = json.loads(json.dumps(asdict(measured)))
     about = {"budget": plan.budget, "method": plan.method, "expected_drift": plan.drift, "forms": dict(plan.groups)}
-    return {**found, **about}
+    return {**_plain(measured), **about}
+
+
+def _plain(measured: Measured) -> dict[str, Any]:
+    """As JSON gives it back: lists for tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(measured)))
+    return found
 
 
 def _digest(plan: Plan) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..runtime.backends.onnxruntime import cpu_session
 
-_AT_ONCE = 16
+_AT_ONCE = 48
 """Activations that are held together: those of a large network are tens of megabytes each."""
 
 

@@ -8,6 +8,9 @@ import pytest
 from copgen_edge.runtime.engines.flavours import Flavour, find_flavour
 from copgen_edge.runtime.errors import BackendError
 
+HALF = ("encoder_DEM_DEM", "dit_step", "decoder_S2L2A_B01_B09")
+"""What :func:`half_bundle` holds."""
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -87,7 +90,5 @@ def half_bundle(wide_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     from copgen_edge.export import exporter
 
     out = tmp_path_factory.mktemp("half") / "bundle"
-    exporter.export_bundle(
-        wide_checkpoint, out, precisions=("fp16",), components=("encoder_DEM_DEM", "dit_step", "decoder_S2L2A_B01_B09")
-    )
+    exporter.export_bundle(wide_checkpoint, out, precisions=("fp16",), components=HALF)
     return out

@@ -36,7 +36,9 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def plan(sensitivity: Sensitivity) -> Plan:
-    return make_plan(sensitivity, Budget.parse("drift<=0.9"))
+    """Of size, since so small a network is not faster in any form; it has a drift to keep all the same."""
+    found = make_plan(sensitivity, Budget.parse(f"size<={0.7 * sensitivity.megabytes}"))
+    return replace(found, budget="drift<=0.9")
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -115,9 +117,7 @@ def test_what_was_asked_for_runs(copy: Path, plan: Plan, recording: Trajectories
 
 def test_a_plan_that_drifts_on_unseen_runs_changes_nothing(copy: Path, plan: Plan, recording: Trajectories) -> None:
     before = tree(copy)
-    with pytest.raises(
-        CalibrationError, match=r"was to keep drift<=1e-05 .* have? not seen drift by 0\.\d+; nothing was"
-    ):
+    with pytest.raises(CalibrationError, match=r"was to keep drift<=1e-05 .* not seen drift by 0\.\d+; nothing"):
         quantise(Bundle.open(copy), replace(plan, budget="drift<=1e-05"), recording, replays=1)
     assert tree(copy) == before
 
@@ -148,7 +148,7 @@ def test_another_plan_replaces_the_first_only_where_it_may(
     first = quantise(Bundle.open(copy), plan, recording, replays=0)
     with pytest.raises(RequestError, match="has dit_step in int8-weights already; --overwrite replaces it"):
         quantise(Bundle.open(copy), plan, recording, replays=0)
-    narrower = {path: form for path, form in plan.forms.items() if "mlp" in path}
+    narrower = {path: form for path, form in plan.forms.items() if path.endswith("fc1")}
     other = quantise(Bundle.open(copy), replace(plan, forms=narrower), recording, replays=0, overwrite=True)
     assert other.files != first.files
     assert not any((copy / record.path).exists() for record in first.files)

@@ -97,7 +97,7 @@ def _table(found: Any) -> None:
     edges = need("calibration.ranges").BAND_EDGES
     calls = [f"t {edges[i]}-{edges[i + 1]}" for i in range(len(found.groups[0].call))]
     print_table(
-        f"{found.component} in {found.precision}: relative L2 against fp32 of whole runs and of single calls by t; size "
+        f"{found.component} in {found.precision}: relative L2 against fp32 of whole runs and single calls by t; size "
         "and time as shares of the base's",
         ("group", "form", "run", *calls, "size", "time"),
         rows,

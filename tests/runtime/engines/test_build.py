@@ -22,8 +22,9 @@ from copgen_edge.runtime.engines.options import BuildOptions
 from copgen_edge.runtime.engines.record import UPDATE
 from copgen_edge.runtime.errors import BackendError, BundleError, EngineError, RequestError
 
+from ...conftest import HALF as NAMES
 from ..conftest import Outcome
-from .conftest import NAMES, OPTIONS
+from .conftest import OPTIONS
 
 pytestmark = pytest.mark.tensorrt
 

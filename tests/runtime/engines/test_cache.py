@@ -13,7 +13,7 @@ from copgen_edge.runtime.engines.cache import entries, locked, prune, record_pat
 from copgen_edge.runtime.engines.record import UPDATE, EngineRecord, differences
 from copgen_edge.runtime.errors import BackendError, RequestError
 
-from .conftest import NAMES
+from ...conftest import HALF as NAMES
 
 
 def test_built_engines_are_listed_with_their_records(engines: Bundle) -> None:
