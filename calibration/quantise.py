@@ -95,7 +95,9 @@ def quantise(
             component = _with_half(bundle, trajectories, component, replays, threads)
             progress("quantise check", 3, 4)
             files = _move(written, bundle.root)
-            variant = Variant(files, 1.0, {}, base.cost, _record(plan, measured))
+            # The same products, from smaller weights.
+            cost = {**base.cost, "weight_bytes": sum(record.bytes for record in files)} if base.cost else {}
+            variant = Variant(files, 1.0, {}, cost, _record(plan, measured))
             _take_in(bundle, component, plan.precision, variant)
         finally:
             shutil.rmtree(work, ignore_errors=True)
