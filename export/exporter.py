@@ -8,6 +8,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..calibration.half_plan import HalfPlan, read_half_plan
 from ..copgen_ref.checkpoint import CheckpointFiles, find_checkpoint, load_network
 from ..copgen_ref.network import VARIANTS, NetworkConfig
 from ..runtime.backends import create_backend
@@ -33,7 +35,7 @@ from ..runtime.bundle import (
     write_manifest,
 )
 from ..runtime.components import COMPONENTS, STEP, contract
-from ..runtime.errors import ParityError, RequestError
+from ..runtime.errors import CalibrationError, ParityError, RequestError
 from ..runtime.folders import new_folder
 from ..runtime.modalities import KEYS
 from ..runtime.parity import PROBE_SEED, RUN_STEPS, probe_inputs
@@ -43,6 +45,7 @@ from .components import build_module
 from .cost import graph_cost
 from .half import to_half
 from .onnx_file import OPSET, write_onnx
+from .overflow import HalfPeaks, half_peaks, require_half_range
 from .reference_backend import ReferenceBackend
 
 TOLERANCES = {"fp32": 5e-5, "fp16": 5e-3}
@@ -52,6 +55,7 @@ RUN_TOLERANCES = {"fp32": 5e-5, "fp16": 2e-2}
 """The same for the latents of a short run, in which the errors of several calls add up."""
 
 Progress = Callable[[str, int, int], None]
+Units = Mapping[str, tuple[str, ...]]
 
 
 def export_bundle(
@@ -61,6 +65,7 @@ def export_bundle(
     precisions: Sequence[str] = ("fp32",),
     components: Sequence[str] = ("*",),
     num_heads: int | None = None,
+    half_plan: str | Path | None = None,
     workers: int = 1,
     progress: Progress = lambda what, done, total: None,
 ) -> tuple[Manifest, list[Check]]:
@@ -69,11 +74,13 @@ def export_bundle(
     ``components`` are names or patterns of :data:`~copgen_edge.runtime.components.COMPONENTS`; what the checkpoint has
     no weights for is left out unless it is named. ``workers`` processes export one component at a time each, and that
     is what is in memory: most of an export is Python that runs on one core. The folder appears whole, after every
-    component and a short run agreed with the reference on fresh inputs.
+    component and a short run agreed with the reference on fresh inputs. ``half_plan`` is a bundle or a file with the
+    plan of ``calibrate halves``: the units that it names stay in float32 in fp16.
 
     Raises :class:`RequestError` for an unknown precision or component and for a folder that holds something already,
-    :class:`CheckpointError` for the checkpoint, :class:`ParityError` with the figures where a component is over its
-    tolerance: then nothing is left at ``out``.
+    :class:`CheckpointError` for the checkpoint, :class:`CalibrationError` for a plan that cannot be read or is of other
+    weights, :class:`ExportError` where a component overflows in half, :class:`ParityError` with the figures where one
+    is over its tolerance: then nothing is left at ``out``.
     """
     out = Path(out)
     wanted = _precisions(precisions)
@@ -82,9 +89,11 @@ def export_bundle(
     for name in names:
         # Weights are mapped, not read: a file that will not do is refused before the first export, not after the last.
         build_module(files, name)
+    plan = read_half_plan(half_plan) if half_plan is not None else None
+    units = _float32_units(files, plan, names) if plan is not None else {}
     sources = sum(path.stat().st_size for path in _source_files(files))
     with new_folder(out, len(wanted) * sources) as work:
-        manifest, checks = _build(files, work, names, wanted, workers, progress)
+        manifest, checks = _build(files, work, names, wanted, units, workers, progress)
     return manifest, checks
 
 
@@ -98,6 +107,7 @@ def _build(
     work: Path,
     names: Sequence[str],
     precisions: Sequence[str],
+    units: Units,
     workers: int,
     progress: Progress,
 ) -> tuple[Manifest, list[Check]]:
@@ -105,10 +115,10 @@ def _build(
     (work / "onnx").mkdir()
     (work / "reference").mkdir()
     built = {}
-    for number, component in enumerate(_exported(files, work, names, precisions, workers)):
+    for number, component in enumerate(_exported(files, work, names, precisions, units, workers)):
         built[component.name] = component
         progress(f"export {component.name}", (number + 1) * len(precisions), total)
-    manifest = _manifest(files, built)
+    manifest = _manifest(files, built, units if "fp16" in precisions else {})
     reference = ReferenceBackend(files)
     if STEP in names:
         manifest = replace(manifest, reference_run=_reference_run(work, manifest, reference, precisions))
@@ -136,10 +146,10 @@ def _build(
 
 
 def _exported(
-    files: CheckpointFiles, work: Path, names: Sequence[str], precisions: Sequence[str], workers: int
+    files: CheckpointFiles, work: Path, names: Sequence[str], precisions: Sequence[str], units: Units, workers: int
 ) -> Iterator[Component]:
     """Each of ``names``, exported, in their order."""
-    export = partial(_export_component, files, work, precisions)
+    export = partial(_export_component, files, work, precisions, units)
     if workers == 1:
         yield from map(export, names)
         return
@@ -159,18 +169,24 @@ def _begin_worker() -> None:
     torch.set_num_threads(1)
 
 
-def _export_component(files: CheckpointFiles, work: Path, precisions: Sequence[str], name: str) -> Component:
+def _export_component(
+    files: CheckpointFiles, work: Path, precisions: Sequence[str], units: Units, name: str
+) -> Component:
     edges = contract(name)
     module = build_module(files, name)
+    float32 = units.get(name, ())
     probe = probe_inputs(name, 1, PROBE_SEED)
-    with torch.inference_mode():
+    watched = half_peaks(module, float32) if "fp16" in precisions else nullcontext(HalfPeaks())
+    with torch.inference_mode(), watched as peaks:
         expected = module(*(torch.from_numpy(probe[spec.name]) for spec in edges.inputs))
+    require_half_range(name, peaks, "the probe inputs")
     reference = _save(work, name, {edges.outputs[0].name: expected.numpy()})
     variants = {}
     # fp32 first: the conversion to half is in place and does not come back.
     for precision in sorted(precisions, key=PRECISIONS.index):
         half = precision == "fp16"
-        paths = write_onnx(to_half(module) if half else module, edges, work / "onnx" / f"{name}.{precision}.onnx")
+        converted = to_half(module, float32) if half else module
+        paths = write_onnx(converted, edges, work / "onnx" / f"{name}.{precision}.onnx")
         records = tuple(FileRecord.of(work, path) for path in paths)
         variants[precision] = Variant(records, TOLERANCES[precision], {}, graph_cost(paths[0]))
     del module
@@ -200,8 +216,10 @@ def _reference_run(
     }
 
 
-def _manifest(files: CheckpointFiles, components: Mapping[str, Component]) -> Manifest:
+def _manifest(files: CheckpointFiles, components: Mapping[str, Component], units: Units) -> Manifest:
     model: dict[str, Any] = {"weights": files.weights}
+    if units:
+        model["half_plan"] = {name: list(kept) for name, kept in units.items()}
     if files.network is not None:
         config = load_network(files).config
         model |= {
@@ -229,6 +247,20 @@ def _manifest(files: CheckpointFiles, components: Mapping[str, Component]) -> Ma
             **{name: version(name) for name in ("copgen-edge", "torch", "onnx", "onnxscript", "onnxruntime")},
         },
     )
+
+
+def _float32_units(files: CheckpointFiles, plan: HalfPlan, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The units of ``names`` that the plan keeps in float32; :class:`CalibrationError` where it is of other weights."""
+    units = {name: kept for name, kept in plan.needed.items() if name in names}
+    known = set(plan.source.values())
+    for name in units:
+        path = files.network_file() if name == STEP else files.autoencoder_file(name.split("_", 1)[1])
+        if sha256(path) not in known:
+            raise CalibrationError(
+                f"the plan for {name} was measured on other weights than {path.name}; run 'copgen-edge calibrate "
+                "halves' on a bundle of this checkpoint"
+            )
+    return units
 
 
 def _source_files(files: CheckpointFiles) -> list[Path]:

@@ -34,6 +34,12 @@ from .tables import check_table
 @click.option(
     "--num-heads", type=click.IntRange(min=1), help="Attention heads, where neither table nor config.json tells."
 )
+@click.option(
+    "--half-plan",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE_OR_FILE",
+    help="What stays in float32 in fp16, as 'calibrate halves' found.",
+)
 @quiet_option
 @json_option
 def command(
@@ -42,6 +48,7 @@ def command(
     components: tuple[str, ...],
     precision: tuple[str, ...],
     num_heads: int | None,
+    half_plan: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -59,6 +66,7 @@ def command(
             precisions=precision,
             components=components,
             num_heads=num_heads,
+            half_plan=half_plan,
             progress=progress,
         )
     missing = exporter.left_out(manifest)
