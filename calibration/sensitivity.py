@@ -134,8 +134,8 @@ def component_ranges(
         layers = quantisable(bundle, component, precision)
         rows = rows_of(trajectories, runs, component, RANGE_ROWS)
         path = bundle.onnx_path(component, "fp32")
-        with Tapped(path, [layer.source for layer in layers], threads) as tapped:
-            found = measure_ranges(tapped, layers, rows)
+        tapped = Tapped(path, [layer.source for layer in layers], threads=threads)
+        found = measure_ranges(tapped, layers, rows)
     importance = (1.0,) * BANDS
     if component == STEP and method == "mse":
         network = network_of(cpu_session(bundle.onnx_path(component, "fp32"), threads))
