@@ -55,7 +55,8 @@ class Budget:
 @dataclass(frozen=True)
 class Plan:
     """A form for each layer, by its path, and what that is expected to cost: ``drift`` relative L2, ``megabytes`` of
-    the component, ``time`` as a share of the base's. ``groups`` has the same by group."""
+    the component, ``time`` as a share of the base's, None where it cannot be told here. ``groups`` has the forms by
+    group."""
 
     component: str
     precision: str
@@ -67,7 +68,7 @@ class Plan:
     groups: Mapping[str, str]
     drift: float
     megabytes: float
-    time: float
+    time: float | None
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON, whole or not at all."""
@@ -103,7 +104,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def make_plan(sensitivity: Sensitivity, budget: Budget, *, forms: Sequence[str] | None = None) -> Plan:
-    """The plan under ``budget``: with a drift to keep, the least time; with a size or a time to keep, the least drift.
+    """The plan under ``budget``: with a drift to keep, the least time, or size where time is not told; with a size or
+    a time to keep, the least drift.
 
     ``forms`` limits the choice. Raises :class:`RequestError` for a form that was not measured, and where no choice
     keeps the budget, saying what the nearest would be.
@@ -111,22 +113,25 @@ def make_plan(sensitivity: Sensitivity, budget: Budget, *, forms: Sequence[str] 
     known = {cost.form for cost in sensitivity.groups}
     if forms is not None and (unknown := set(forms) - known):
         raise RequestError(f"{', '.join(sorted(unknown))} was not measured, only {', '.join(sorted(known))}")
+    timed = all(cost.time is not None for cost in sensitivity.groups)
+    if budget.quantity == "time" and not timed:
+        raise RequestError(
+            f"time is not measured for {sensitivity.precision}, which runs on a GPU; give a budget of drift or size"
+        )
     choices = _choices(sensitivity, forms)
-    measures: dict[str, Callable[[Sequence[Cost]], float]] = {
-        "drift": lambda chosen: float(np.sqrt(sum(cost.drift**2 for cost in chosen))),
-        "size": lambda chosen: sensitivity.megabytes - sum(sensitivity.megabytes - c.megabytes for c in chosen),
-        "time": lambda chosen: 1 - sum(1 - cost.seconds / sensitivity.seconds for cost in chosen),
+    # By what each quantity of a choice adds up.
+    parts: dict[str, Callable[[Cost], float]] = {
+        "drift": lambda cost: cost.drift**2,
+        "size": lambda cost: cost.megabytes - sensitivity.megabytes,
+        "time": lambda cost: (1.0 if cost.time is None else cost.time) - 1,
     }
-    kept = measures[budget.quantity]
-    least = measures["time" if budget.quantity == "drift" else "drift"]
-    price: Callable[[Cost], float]
-    other: Callable[[Cost], float]
-    if budget.quantity == "drift":
-        price, other = (lambda cost: cost.seconds - sensitivity.seconds), (lambda cost: cost.drift**2)
-    elif budget.quantity == "size":
-        price, other = (lambda cost: cost.drift**2), (lambda cost: cost.megabytes - sensitivity.megabytes)
-    else:
-        price, other = (lambda cost: cost.drift**2), (lambda cost: cost.seconds - sensitivity.seconds)
+    totals: dict[str, Callable[[Sequence[Cost]], float]] = {
+        "drift": lambda chosen: float(np.sqrt(sum(map(parts["drift"], chosen)))),
+        "size": lambda chosen: sensitivity.megabytes + sum(map(parts["size"], chosen)),
+        "time": lambda chosen: 1 + sum(map(parts["time"], chosen)),
+    }
+    aim = "drift" if budget.quantity != "drift" else "time" if timed else "size"
+    kept, least, price, other = totals[budget.quantity], totals[aim], parts[aim], parts[budget.quantity]
     best: list[Cost] | None = None
     nearest = float("inf")
     # Each price of one unit of what is kept gives the best choice for some budget (Lagrange); a choice that keeps this
@@ -156,9 +161,9 @@ def make_plan(sensitivity: Sensitivity, budget: Budget, *, forms: Sequence[str] 
         str(budget),
         {path: cost.form for cost in taken for path in cost.layers},
         {cost.group: cost.form for cost in best},
-        measures["drift"](best),
-        measures["size"](best),
-        measures["time"](best),
+        totals["drift"](best),
+        totals["size"](best),
+        totals["time"](best) if timed else None,
     )
 
 
@@ -166,7 +171,7 @@ def _choices(sensitivity: Sensitivity, forms: Sequence[str] | None) -> list[list
     """For each group, its costs, that of staying as it is first."""
     by_group: dict[str, list[Cost]] = {}
     for cost in sensitivity.groups:
-        stay = Cost(cost.group, FLOAT, cost.layers, (0.0,), 0.0, (), sensitivity.megabytes, sensitivity.seconds)
+        stay = Cost(cost.group, FLOAT, cost.layers, (0.0,), 0.0, (), sensitivity.megabytes, 1.0)
         members = by_group.setdefault(cost.group, [stay])
         if (forms is None or cost.form in forms) and np.isfinite(cost.drift):
             members.append(cost)

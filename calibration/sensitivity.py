@@ -46,8 +46,9 @@ class Cost:
 
     ``call``: relative L2 of a single call's output by bands of t, from low to high, None where the band has no row;
     ``run``: that of the latents at the end of whole runs, None where no runs were made; ``run_by_band``: the same with
-    the form in the calls of one band alone. ``megabytes`` and ``seconds`` are of the whole component then; seconds of
-    a group are its share of what all layers save.
+    the form in the calls of one band alone. ``megabytes`` are of the whole component then, ``time`` is a call's share
+    of that of fp32, None where this machine cannot tell it; a group saves its share of the products of what all layers
+    save.
     """
 
     group: str
@@ -57,7 +58,7 @@ class Cost:
     run: float | None
     run_by_band: tuple[float | None, ...]
     megabytes: float
-    seconds: float
+    time: float | None
 
     @property
     def drift(self) -> float:
@@ -67,8 +68,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All costs of one component at one precision, and what they were measured with. ``seconds`` and ``megabytes`` are
-    the base's; ``seeds`` is the relative L2 between two seeds of the fp32 model, None without runs."""
+    """All costs of one component at one precision, and what they were measured with. ``seconds`` are those of a call
+    in fp32, ``megabytes`` the base's; ``seeds`` is the relative L2 between two seeds of the fp32 model, None without runs."""
 
     component: str
     precision: str
@@ -175,17 +176,19 @@ def measure_sensitivity(
     products = {layer.path: layer.size * _positions(ranges, layer) for layer in layers}
     whole: list[Cost] = []
     costs: list[Cost] = []
+    # What a CPU takes for TensorRT's forms says nothing about a GPU.
+    timed = not precision.endswith("-qdq")
     base_seconds, _ = judge.seconds(None)
     for form in target.forms:
         progress(f"sensitivity {form} all", len(whole) + len(costs), total)
         all_layers, (at_base, seconds) = _cost(bundle, component, precision, "all", layers, form, ranges, judge)
-        saved = base_seconds * (1 - seconds / at_base)
-        whole.append(_with(all_layers, base_bytes, layers, target.base, base_seconds - saved))
+        saved = 1 - seconds / at_base
+        whole.append(_with(all_layers, base_bytes, layers, target.base, 1 - saved if timed else None))
         for name, members in grouped.items():
             progress(f"sensitivity {form} {name}", len(whole) + len(costs), total)
             cost, _ = _cost(bundle, component, precision, name, members, form, ranges, judge)
             share = sum(products[layer.path] for layer in members) / sum(products.values())
-            costs.append(_with(cost, base_bytes, members, target.base, base_seconds - saved * share))
+            costs.append(_with(cost, base_bytes, members, target.base, 1 - saved * share if timed else None))
     progress("sensitivity", total, total)
     return Sensitivity(
         component,
@@ -230,13 +233,13 @@ def _cost(
         run, run_by_band = judge.run_errors(network_of(session), by_band=name != "all")
         seconds = judge.seconds(session) if name == "all" else (0.0, 0.0)
     paths = tuple(layer.path for layer in layers)
-    return Cost(name, form, paths, call, run, run_by_band, 0.0, 0.0), seconds
+    return Cost(name, form, paths, call, run, run_by_band, 0.0, None), seconds
 
 
-def _with(cost: Cost, base_bytes: int, layers: Sequence[Layer], base: str, seconds: float) -> Cost:
+def _with(cost: Cost, base_bytes: int, layers: Sequence[Layer], base: str, time: float | None) -> Cost:
     form = cost.form.removesuffix(MIGRATED)
     saved = sum(layer.size for layer in layers) * (_BYTES[base] - _BYTES.get(form, 1))
-    return replace(cost, megabytes=(base_bytes - saved) / 1e6, seconds=seconds)
+    return replace(cost, megabytes=(base_bytes - saved) / 1e6, time=time)
 
 
 def _positions(ranges: Ranges, layer: Layer) -> int:

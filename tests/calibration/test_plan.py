@@ -43,7 +43,7 @@ def figures(found: Sensitivity, forms: dict[str, str]) -> dict[str, float]:
     return {
         "drift": float(np.sqrt(sum(cost.drift**2 for cost in chosen))),
         "size": 100 - sum(100 - cost.megabytes for cost in chosen),
-        "time": 1 - sum(1 - cost.seconds for cost in chosen),
+        "time": 1 - sum(1 - (cost.time or 0) for cost in chosen),
     }
 
 
@@ -125,3 +125,12 @@ def test_a_report_is_read_as_it_was_written() -> None:
     for damage in ({}, {"groups": 3}, {**found.to_dict(), "extra": 1}, {**found.to_dict(), "all": [{}]}):
         with pytest.raises(CalibrationError, match="measure it again"):
             Sensitivity.from_dict(damage)
+
+
+def test_where_time_cannot_be_told_size_is_what_a_drift_buys() -> None:
+    found = sensitivity()
+    untimed = replace(found, groups=tuple(replace(cost, time=None) for cost in found.groups))
+    plan = make_plan(untimed, Budget.parse("drift<=0.05"))
+    assert plan.time is None and plan.drift <= 0.05 and plan.megabytes < 80
+    with pytest.raises(RequestError, match="time is not measured for int8, which runs on a GPU"):
+        make_plan(untimed, Budget.parse("time<=0.5"))

@@ -31,7 +31,8 @@ def command(
 ) -> None:
     """Choose a form for each group of layers from SENSITIVITY, the folder that 'calibrate sensitivity' made.
 
-    With a drift to keep it takes the least time, with a size or a time to keep the least drift.
+    With a drift to keep it takes the least time (the least size for TensorRT, whose time a CPU cannot tell), with a
+    size or a time to keep the least drift.
     """
     room, measured = need("calibration.plan"), need("calibration.sensitivity")
     if out.exists():
@@ -47,5 +48,6 @@ def command(
             f"Plan for {plan.component} in {plan.precision}", ("group", "form"), plan.groups.items(), text_columns=2
         )
     tell = say(quiet)
-    tell(f"expected: drift {plan.drift:.3g}, {plan.megabytes:.1f} MB, {plan.time:.2f} of the base's time a call")
+    time = "" if plan.time is None else f", {plan.time:.2f} of the base's time a call"
+    tell(f"expected: drift {plan.drift:.3g}, {plan.megabytes:.1f} MB{time}")
     tell(f"next: copgen-edge quantize BUNDLE --plan {shlex.quote(str(out))} --calib CALIB")

@@ -90,7 +90,7 @@ def _table(found: Any) -> None:
             figure(cost.run),
             *(figure(error) for error in cost.call),
             f"{cost.megabytes / found.megabytes:.2f}",
-            f"{cost.seconds / found.seconds:.2f}",
+            "" if cost.time is None else f"{cost.time:.2f}",
         )
         for cost in (*found.all, *found.groups)
     ]
