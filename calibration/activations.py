@@ -8,7 +8,7 @@ Maxima and shares are exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from ..runtime.backends.onnxruntime import import_onnxruntime
+from ..export.half_plan import HALF_MAX
 from ..runtime.errors import NonFiniteError
-from .half_tensors import HalfTensor, HalfTensors, Norm, find_half_tensors
-
-HALF_MAX = 65504.0
-"""The largest float16."""
+from .half_tensors import HalfTensor, Norm, find_half_tensors
+from .tap import Tapped
 
 LIMIT = 1e4
 """Absolute value beyond which a tensor is not trusted to half: a head-room of 6.5 to :data:`HALF_MAX` for inputs that
@@ -36,9 +33,6 @@ HALF_TINY = 2.0**-25
 """Below this a float16 is zero."""
 
 PERCENTILES = (50.0, 99.0, 99.9, 99.99)
-
-CHUNK_BYTES = 1 << 30
-"""What the tensors of one run of the graph may take together."""
 
 _MANTISSA_BITS = 3
 _SHIFT = 23 - _MANTISSA_BITS
@@ -162,20 +156,18 @@ def measure(
     histograms = {tensor.name: Histogram() for tensor in found.tensors}
     squares = dict.fromkeys(found.norms, 0.0)
     angle = 0.0
-    chunks = list(_chunks(found))
-    for number, chunk in enumerate(chunks):
-        session = _session(model, path.parent, chunk)
-        for index, row in enumerate(rows):
-            for name, values in zip(chunk, session.run(list(chunk), dict(row)), strict=True):
-                if name in histograms:
-                    histograms[name].add(values)
-                for norm in found.norms:
-                    if norm.name == name:
-                        squares[norm] = max(squares[norm], _sum_of_squares(values, norm))
-                if name in found.angles:
-                    angle = max(angle, float(np.abs(values).max()))
-            progress(f"measure {component}", number * len(rows) + index + 1, len(chunks) * len(rows))
-        del session
+    tapped = Tapped(path, list(found.elements), found.elements)
+    for index, row in enumerate(rows):
+        for name, values in tapped.run(row):
+            if name in histograms:
+                histograms[name].add(values)
+            for norm in found.norms:
+                if norm.name == name:
+                    squares[norm] = max(squares[norm], _sum_of_squares(values, norm))
+            if name in found.angles:
+                angle = max(angle, float(np.abs(values).max()))
+        progress(f"measure {component}", index + 1, len(rows))
+    del tapped
     tensors = tuple(histograms[tensor.name].statistics(tensor) for tensor in found.tensors)
     for one in tensors:
         if not np.isfinite(one.maximum):
@@ -188,37 +180,6 @@ def measure(
         error = float(np.spacing(np.float16(min(angle, HALF_MAX)))) / 2
         islands.append(Island("timesteps", "", error, error > _ANGLE_ERROR))
     return ComponentStatistics(component, len(rows), tensors, tuple(islands))
-
-
-def _chunks(found: HalfTensors) -> Iterator[tuple[str, ...]]:
-    """The tensors to fetch, in the order in which they are computed, :data:`CHUNK_BYTES` at a time."""
-    chunk: list[str] = []
-    taken = 0
-    for name, elements in found.elements.items():
-        if chunk and taken + 4 * elements > CHUNK_BYTES:
-            yield tuple(chunk)
-            chunk, taken = [], 0
-        chunk.append(name)
-        taken += 4 * elements
-    if chunk:
-        yield tuple(chunk)
-
-
-def _session(model: onnx.ModelProto, folder: Path, names: Sequence[str]) -> Any:
-    ort = import_onnxruntime()
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    there = {value.name for value in model.graph.output}
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in there
-    )
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    # More would fuse nodes, and what they hand on would be none of the graph's.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    # Large weights lie beside the graph, which is given as bytes.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
-    return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _sum_of_squares(values: Floats, norm: Norm) -> float:

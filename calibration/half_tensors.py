@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
+from ..export.units import has_norms, unit_of
 from ..runtime.errors import CalibrationError
-from .units import has_norms, unit_of
 
 _MOVES = (
     *("Concat", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze"),

@@ -69,7 +69,8 @@ class Cost:
 @dataclass(frozen=True)
 class Sensitivity:
     """All costs of one component at one precision, and what they were measured with. ``seconds`` are those of a call
-    in fp32, ``megabytes`` the base's; ``seeds`` is the relative L2 between two seeds of the fp32 model, None without runs."""
+    in fp32, ``megabytes`` the base's; ``seeds`` is the relative L2 between two seeds of the fp32 model, None without
+    runs."""
 
     component: str
     precision: str

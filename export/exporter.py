@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..calibration.half_plan import HalfPlan, read_half_plan
 from ..copgen_ref.checkpoint import CheckpointFiles, find_checkpoint, load_network
 from ..copgen_ref.network import VARIANTS, NetworkConfig
 from ..runtime.backends import create_backend
@@ -44,6 +43,7 @@ from ..runtime.verification import RUN, Check, check_bundle, short_run, summaris
 from .components import build_module
 from .cost import graph_cost
 from .half import to_half
+from .half_plan import HalfPlan, read_half_plan
 from .onnx_file import OPSET, write_onnx
 from .overflow import HalfPeaks, half_peaks, require_half_range
 from .reference_backend import ReferenceBackend

@@ -11,10 +11,10 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from ..calibration.units import TOKENS, unit_of
 from ..copgen_ref.network import PatchEmbed
 from ..copgen_ref.normalization import GroupNormFloat32, LayerNormFloat32
 from ..runtime.errors import CalibrationError
+from .units import TOKENS, unit_of
 
 ISLANDS = (LayerNormFloat32, GroupNormFloat32)
 

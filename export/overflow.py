@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..calibration.activations import HALF_MAX
-from ..calibration.units import TOKENS, unit_of
 from .half import ISLANDS
+from .half_plan import HALF_MAX
 from .onnx_file import ExportError
+from .units import TOKENS, unit_of
 
 _MOVES = frozenset(
     {"_to_copy", "_unsafe_view", "cat", "clone", "constant_pad_nd", "expand", "permute", "slice", "split"}
