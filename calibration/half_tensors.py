@@ -104,7 +104,7 @@ class _Graph:
     def half_tensors(self) -> HalfTensors:
         tensors, norms, angles = [], [], []
         for i, node in enumerate(self.nodes):
-            if node.op_type in ("LayerNormalization", *_STATISTICS) and not self._inside(node.input[0]):
+            if node.op_type in ("LayerNormalization", *_STATISTICS) and not self._inside(node):
                 norms.append(Norm(node.input[0], self._place(i), self._norm_axes(node)))
             if node.op_type == "Sin" and i in self.islands:
                 angles.append(node.input[0])
@@ -207,9 +207,11 @@ class _Graph:
     def _place(self, i: int) -> str:
         return self.modules[i] or self.units[i] or ""
 
-    def _inside(self, name: str) -> bool:
-        """Whether the values of ``name`` come from inside a norm."""
-        maker = self.makers.get(name)
+    def _inside(self, node: onnx.NodeProto) -> bool:
+        """Whether what ``node`` takes statistics of comes from inside the same norm: the mean of rows, or squares."""
+        maker = self.makers.get(node.input[0])
+        if node.op_type == "ReduceMean":
+            return maker in self.islands
         return maker is not None and self.nodes[maker].op_type in _STATISTICS
 
     def _norm_axes(self, node: onnx.NodeProto) -> int:
