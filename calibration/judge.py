@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.backends import create_backend
 from ..runtime.backends.onnxruntime import cpu_session
 from ..runtime.bundle import Bundle
 from ..runtime.components import STEP, contract
 from ..runtime.errors import CalibrationError
-from ..runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS
+from ..runtime.evaluation.regression import to_metric_units
+from ..runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get
+from ..runtime.pipeline import Pipeline
 from ..runtime.solver import make_plan
+from ..runtime.transforms import to_physical
 from .ranges import BANDS, band_of, calls_of_bands
 from .replay import Network, Replay, network_of, relative, starts
 from .trajectories import Entry, RecordedRun, Trajectories, spread
@@ -46,6 +50,9 @@ class Judge:
         self.session = cpu_session(bundle.onnx_path(component, "fp32"), threads)
         self.rows = rows_of(trajectories, runs, component, CALL_ROWS)
         self._expected = [self.run(self.session, inputs) for inputs, _ in self.rows]
+        backend = create_backend(bundle, "onnxruntime-cpu", precision="fp32", threads=threads)
+        self._pipeline = Pipeline(bundle, backend)
+        self._decoded: dict[str, NDArray[np.generic]] | None = None
         self.replays: list[Replay] = []
         self.others: list[Replay] = []
         self.seeds: float | None = None
@@ -81,21 +88,40 @@ class Judge:
         bands = BANDS if self._name == STEP else 1
         return tuple(relative(*by_band[band]) if band in by_band else None for band in range(bands))
 
-    def run_errors(self, network: Network, *, by_band: bool) -> tuple[float | None, tuple[float | None, ...]]:
-        """Relative L2 at the end of whole runs, with ``network`` in all calls and in those of each band alone."""
+    def run_errors(
+        self, network: Network, *, by_band: bool
+    ) -> tuple[float | None, tuple[float | None, ...], dict[str, float]]:
+        """Relative L2 at the end of whole runs, with ``network`` in all calls and in those of each band alone, and what
+        the first of them differ by when they are decoded (:meth:`physical`)."""
         if not self.replays:
-            return None, ()
-        ends = [one.end for one in self.replays]
-        whole = self.end_error([one.whole(network) for one in self.replays])
+            return None, (), {}
+        ends = [one.whole(network) for one in self.replays]
+        whole, physical = self.end_error(ends), self.physical(ends[0])
         if not by_band:
-            return whole, ()
+            return whole, (), physical
+        reference = [one.end for one in self.replays]
         each = [
-            relative([one.with_calls(network, *self.bands[band]) for one in self.replays], ends)
+            relative([one.with_calls(network, *self.bands[band]) for one in self.replays], reference)
             if band in self.bands
             else None
             for band in range(BANDS)
         ]
-        return whole, tuple(each)
+        return whole, tuple(each), physical
+
+    def physical(self, end: Floats) -> dict[str, float]:
+        """What the first replay's end and ``end`` differ by when decoded, by modality key: mean absolute difference in
+        physical units (of backscatter in dB), of codes the share of pixels; only what the bundle has decoders for."""
+        first = self.replays[0]
+        if self._decoded is None:
+            self._decoded = self._decode(first.latents(first.end))
+        return {
+            key: _difference(key, found, self._decoded[key]) for key, found in self._decode(first.latents(end)).items()
+        }
+
+    def _decode(self, latents: Mapping[str, Floats]) -> dict[str, NDArray[np.generic]]:
+        there = self._pipeline.bundle.manifest.components
+        known = {key: latent for key, latent in latents.items() if get(key).is_image and f"decoder_{key}" in there}
+        return {key: to_physical(key, self._pipeline.decode(key, latent)) for key, latent in known.items()}
 
     def end_error(self, ends: Sequence[Floats]) -> float | None:
         """Relative L2 of the ends of all replays; None where there are none."""
@@ -124,6 +150,13 @@ class Judge:
 def open_variant(path: Path, form: str, threads: int) -> Any:
     """A session of a quantised file; ONNX Runtime's optimiser breaks FP8 graphs on a CPU."""
     return cpu_session(path, threads, optimise=not form.startswith("fp8"))
+
+
+def _difference(key: str, found: NDArray[np.generic], reference: NDArray[np.generic]) -> float:
+    if get(key).is_codes:
+        return float((found != reference).mean())
+    a, b = (to_metric_units(key, np.asarray(values, np.float64)) for values in (found, reference))
+    return float(np.abs(a - b).mean())
 
 
 def rows_of(

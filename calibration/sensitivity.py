@@ -46,8 +46,9 @@ class Cost:
 
     ``call``: relative L2 of a single call's output by bands of t, from low to high, None where the band has no row;
     ``run``: that of the latents at the end of whole runs, None where no runs were made; ``run_by_band``: the same with
-    the form in the calls of one band alone. ``megabytes`` are of the whole component then, ``time`` is a call's share
-    of that of fp32, None where this machine cannot tell it; a group saves its share of the products of what all layers
+    the form in the calls of one band alone. ``physical`` is what the first run's decoded values differ by, by
+    modality key (:meth:`.judge.Judge.physical`). ``megabytes`` are of the whole component then, ``time`` is a call's
+    share of that of fp32, None where this machine cannot tell it; a group saves its share of the products of what all layers
     save.
     """
 
@@ -57,6 +58,7 @@ class Cost:
     call: tuple[float | None, ...]
     run: float | None
     run_by_band: tuple[float | None, ...]
+    physical: Mapping[str, float]
     megabytes: float
     time: float | None
 
@@ -231,10 +233,10 @@ def _cost(
         )
         session = open_variant(path, form, judge.threads)
         call = judge.call_errors(session)
-        run, run_by_band = judge.run_errors(network_of(session), by_band=name != "all")
+        run, run_by_band, physical = judge.run_errors(network_of(session), by_band=name != "all")
         seconds = judge.seconds(session) if name == "all" else (0.0, 0.0)
     paths = tuple(layer.path for layer in layers)
-    return Cost(name, form, paths, call, run, run_by_band, 0.0, None), seconds
+    return Cost(name, form, paths, call, run, run_by_band, physical, 0.0, None), seconds
 
 
 def _with(cost: Cost, base_bytes: int, layers: Sequence[Layer], base: str, time: float | None) -> Cost:

@@ -11,6 +11,7 @@ import click
 
 from ...bundle import QUANTISED, Bundle
 from ...components import COMPONENTS, STEP
+from ...evaluation.regression import metric_units
 from ...folders import new_folder
 from ..common import bundle_argument, emit, json_option, need, progress_bar, quiet_option, say, threads_option
 from ..tables import print_table
@@ -83,6 +84,14 @@ def _table(found: Any) -> None:
     def figure(value: float | None) -> str:
         return "" if value is None else f"{value:.4f}"
 
+    keys = list(dict.fromkeys(key for cost in found.all for key in cost.physical))
+    if keys:
+        print_table(
+            "Decoded values of one run, all layers in the form: mean absolute difference, of codes the share of pixels",
+            ("modality", "units", *(cost.form for cost in found.all)),
+            [(key, metric_units(key), *(f"{cost.physical[key]:.3g}" for cost in found.all)) for key in keys],
+            text_columns=2,
+        )
     rows = [
         (
             cost.group,
