@@ -48,8 +48,8 @@ class Cost:
     ``run``: that of the latents at the end of whole runs, None where no runs were made; ``run_by_band``: the same with
     the form in the calls of one band alone. ``physical`` is what the first run's decoded values differ by, by
     modality key (:meth:`.judge.Judge.physical`). ``megabytes`` are of the whole component then, ``time`` is a call's
-    share of that of fp32, None where this machine cannot tell it; a group saves its share of the products of what all layers
-    save.
+    share of that of fp32, None where this machine cannot tell it; a group saves its share, by products, of what all
+    layers save.
     """
 
     group: str
