@@ -112,7 +112,7 @@ class _Graph:
             if node.op_type in _MOVES or not self.sources[i] or name not in self.floats:
                 continue
             takers = list(self._takers_of_values(name))
-            if i in self.islands and takers and all(taker in self.islands for taker in takers):
+            if name in self.inside or (self._of_time(i) and all(self._of_time(taker) for taker in takers)):
                 continue
             unit = self.units[i] or ""
             others = dict.fromkeys(self.units[taker] or "" for taker in takers)
@@ -139,13 +139,16 @@ class _Graph:
         islands = set()
         inside: set[str] = set()
         for i, node in enumerate(self.nodes):
-            if self.sources[i] == {_TIMESTEPS} or node.op_type == "LayerNormalization":
+            if self._of_time(i) or node.op_type == "LayerNormalization":
                 islands.add(i)
             elif node.op_type in _STATISTICS or not inside.isdisjoint(node.input):
                 islands.add(i)
                 if not self._ends_norm(node):
                     inside.update(node.output)
         return islands, inside
+
+    def _of_time(self, i: int) -> bool:
+        return self.sources[i] == {_TIMESTEPS}
 
     def _ends_norm(self, node: onnx.NodeProto) -> bool:
         """Whether ``node`` adds a group norm's bias, or applies its scale where a bias of zeros was folded away."""
