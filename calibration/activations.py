@@ -153,6 +153,7 @@ def measure(
     """
     model = onnx.load(path, load_external_data=False)
     found = find_half_tensors(model)
+    by_name = {tensor.name: tensor for tensor in found.tensors}
     histograms = {tensor.name: Histogram() for tensor in found.tensors}
     squares = dict.fromkeys(found.norms, 0.0)
     angle = 0.0
@@ -161,6 +162,7 @@ def measure(
         for name, values in tapped.run(row):
             if name in histograms:
                 histograms[name].add(values)
+                _require_finite(component, by_name[name], histograms[name].maximum)
             for norm in found.norms:
                 if norm.name == name:
                     squares[norm] = max(squares[norm], _sum_of_squares(values, norm))
@@ -169,17 +171,19 @@ def measure(
         progress(f"measure {component}", index + 1, len(rows))
     del tapped
     tensors = tuple(histograms[tensor.name].statistics(tensor) for tensor in found.tensors)
-    for one in tensors:
-        if not np.isfinite(one.maximum):
-            raise NonFiniteError(
-                f"{component}: {one.tensor.op} in {one.tensor.module} gave {one.maximum} in float32 already; no "
-                "precision helps, look at the weights and at what was recorded"
-            )
     islands = [Island("norm", norm.module, figure, figure > HALF_MAX) for norm, figure in squares.items()]
     if found.angles:
         error = float(np.spacing(np.float16(min(angle, HALF_MAX)))) / 2
         islands.append(Island("timesteps", "", error, error > _ANGLE_ERROR))
     return ComponentStatistics(component, len(rows), tensors, tuple(islands))
+
+
+def _require_finite(component: str, tensor: HalfTensor, maximum: float) -> None:
+    if not np.isfinite(maximum):
+        raise NonFiniteError(
+            f"{component}: {tensor.op} in {tensor.module} gave {maximum} in float32 already; no precision helps, look "
+            "at the weights and at what was recorded"
+        )
 
 
 def _sum_of_squares(values: Floats, norm: Norm) -> float:

@@ -97,14 +97,14 @@ class _Graph:
                 self.takers.setdefault(name, []).append(i)
         self.inputs = {value.name for value in graph.input} - self.constants
         self.sources = self._sources()
-        self.islands = self._islands()
+        self.islands, self.inside = self._islands()
         self.modules = self._modules()
         self.units = self._units()
 
     def half_tensors(self) -> HalfTensors:
         tensors, norms, angles = [], [], []
         for i, node in enumerate(self.nodes):
-            if node.op_type in ("LayerNormalization", *_STATISTICS) and not self._inside(node):
+            if node.op_type in ("LayerNormalization", *_STATISTICS) and node.input[0] not in self.inside:
                 norms.append(Norm(node.input[0], self._place(i), self._norm_axes(node)))
             if node.op_type == "Sin" and i in self.islands:
                 angles.append(node.input[0])
@@ -112,7 +112,7 @@ class _Graph:
             if node.op_type in _MOVES or not self.sources[i] or name not in self.floats:
                 continue
             takers = list(self._takers_of_values(name))
-            if i in self.islands and takers and all(taker in self.islands for taker in takers):
+            if name in self.inside or (self._of_time(i) and all(self._of_time(taker) for taker in takers)):
                 continue
             unit = self.units[i] or ""
             others = dict.fromkeys(self.units[taker] or "" for taker in takers)
@@ -134,18 +134,21 @@ class _Graph:
             found.append(sources)
         return found
 
-    def _islands(self) -> set[int]:
-        """The nodes that compute in float32 in the fp16 export."""
+    def _islands(self) -> tuple[set[int], set[str]]:
+        """The nodes that compute in float32 in the fp16 export, and the tensors between the nodes of one group norm."""
         islands = set()
-        unfinished: set[str] = set()
+        inside: set[str] = set()
         for i, node in enumerate(self.nodes):
-            if self.sources[i] == {_TIMESTEPS} or node.op_type == "LayerNormalization":
+            if self._of_time(i) or node.op_type == "LayerNormalization":
                 islands.add(i)
-            elif node.op_type in _STATISTICS or not unfinished.isdisjoint(node.input):
+            elif node.op_type in _STATISTICS or not inside.isdisjoint(node.input):
                 islands.add(i)
                 if not self._ends_norm(node):
-                    unfinished.update(node.output)
-        return islands
+                    inside.update(node.output)
+        return islands, inside
+
+    def _of_time(self, i: int) -> bool:
+        return self.sources[i] == {_TIMESTEPS}
 
     def _ends_norm(self, node: onnx.NodeProto) -> bool:
         """Whether ``node`` adds a group norm's bias, or applies its scale where a bias of zeros was folded away."""
@@ -206,13 +209,6 @@ class _Graph:
 
     def _place(self, i: int) -> str:
         return self.modules[i] or self.units[i] or ""
-
-    def _inside(self, node: onnx.NodeProto) -> bool:
-        """Whether what ``node`` takes statistics of comes from inside the same norm: the mean of rows, or squares."""
-        maker = self.makers.get(node.input[0])
-        if node.op_type == "ReduceMean":
-            return maker in self.islands
-        return maker is not None and self.nodes[maker].op_type in _STATISTICS
 
     def _norm_axes(self, node: onnx.NodeProto) -> int:
         rank = len(self.shapes[node.input[0]])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from copgen_edge.calibration.half_tensors import find_half_tensors
 from copgen_edge.copgen_ref.files import AUTOENCODER_FOLDERS
 from copgen_edge.copgen_ref.network import NetworkConfig
 from copgen_edge.export import exporter, onnx_file
@@ -131,6 +132,28 @@ def test_half_precision_has_its_islands(both: Path) -> None:
         if node.op_type in ("MatMul", "Softmax", "Conv", "Gelu"):
             assert operands == {TensorProto.FLOAT16}, node.name
     assert {types[value.name] for value in (*model.graph.input, *model.graph.output)} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_is_half_can_be_told_from_the_float32_graph(both: Path, name: str) -> None:
+    found = find_half_tensors(onnx.load(both / f"onnx/{name}.fp32.onnx"))
+    graph = onnx.shape_inference.infer_shapes(onnx.load(both / f"onnx/{name}.fp16.onnx")).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    cast = {
+        i
+        for node in graph.node
+        if node.op_type == "Cast" and types[node.output[0]] == TensorProto.FLOAT16
+        for i in node.input
+    }
+    moves = ("Cast", "Concat", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+    # Half, or float32 that is cast to it: at the end of an island, before the embedding of an input.
+    expected = Counter(
+        node.op_type
+        for node in graph.node
+        if node.op_type not in moves
+        and (types[node.output[0]] == TensorProto.FLOAT16 or node.output[0] in cast or node.op_type in ("Cos", "Sin"))
+    )
+    assert Counter(tensor.op for tensor in found.tensors) == expected
 
 
 def test_the_graphs_are_what_an_engine_fuses(both: Path) -> None:
