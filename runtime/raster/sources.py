@@ -84,7 +84,9 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except RasterioIOError as error:
-        reason = " ".join(str(error).split()) or "no reason given"
+        # A failed read tells why in the error that it comes from alone.
+        told = error.__cause__ if "previous exception" in str(error) and error.__cause__ else error
+        reason = " ".join(str(told).split()) or "no reason given"
         raise RasterError(
             f"{name} cannot be read as a raster ({reason}); expected GeoTIFF, COG, JPEG 2000 or VRT"
         ) from (error)

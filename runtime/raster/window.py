@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, hypot, isfinite
+from math import floor, hypot, isfinite, pi
 
 import numpy as np
 from affine import Affine
@@ -136,20 +136,25 @@ class Grid:
         zero, full = np.zeros_like(along), np.full_like(along, PATCH_METRES)
         xs = window.left + np.concatenate([along, along, zero, full])
         ys = window.top - np.concatenate([zero, full, along, along])
-        cols, rows = self._pixels(window.crs, xs, ys)
+        cols, rows = self.pixels(window.crs, xs, ys)
         return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())
 
     def oversampling(self, window: GroundWindow, resolution: int) -> float:
         """How many pixels of the raster, along a side, one pixel of the window at ``resolution`` metres holds."""
         east, south = np.array([0.0, PATCH_METRES, PATCH_METRES]), np.array([0.0, 0.0, PATCH_METRES])
-        cols, rows = np.diff(self._pixels(window.crs, window.left + east, window.top - south))
+        cols, rows = np.diff(self.pixels(window.crs, window.left + east, window.top - south))
         return float(np.sqrt(abs(cols[0] * rows[1] - cols[1] * rows[0]))) * resolution / PATCH_METRES
 
-    def _pixels(
+    def pixels(
         self, crs: CRS, xs: NDArray[np.float64], ys: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Columns and rows, (n,) each, of points in ``crs``; NaN where the raster's CRS has no such point."""
         if crs != self.crs:
             xs, ys = project(crs, self.crs, xs.tolist(), ys.tolist())
+            if self.crs.is_geographic:
+                # A raster across the antimeridian, or from 0 to 360, has longitudes that no projection gives.
+                turn = 2 * pi / self.crs.units_factor[1]
+                xs = xs + turn * np.round((self.point(self.width / 2, self.height / 2)[0] - xs) / turn)
         inverse = ~self.transform
         return inverse.a * xs + inverse.b * ys + inverse.c, inverse.d * xs + inverse.e * ys + inverse.f
 

@@ -31,6 +31,9 @@ _WIDEST = 90.0
 _MOST_CHECKED = 64
 """Points of an outline at which the grid is held to true metres."""
 
+_FAR = 100_000.0
+"""Metres around the scene within which a raster counts: more than the neighbours of a mosaic's first tile reach."""
+
 _ALONG = 17
 """Points along a side, which is curved in another CRS."""
 
@@ -80,15 +83,16 @@ def choose_grid(
     rings = [bbox_ring(bbox)] if bbox is not None else read_rings(geometry) if geometry is not None else []
     said = "--bbox" if bbox is not None else "--geometry"
     lattice = _lattice(sources, rings)
-    footprints = {source.key: _footprint(source, lattice.crs) for source in sources}
-    if rings:
-        bounds = _bounds(rings, lattice, said)
+    bounds = _bounds(rings, lattice, said) if rings else None
+    near = _near(sources, lattice, bounds)
+    footprints = {source.key: _footprint(source, lattice.crs, near) for source in sources}
+    if bounds is not None:
         for key, footprint in footprints.items():
-            if footprint is not None and not _meet(bounds, footprint):
+            if footprint is None or not _meet(bounds, footprint):
                 raise RequestError(f"{key} does not meet {said}; choose another area, or leave that condition out")
         notes = [f"area: {said}, its bounding rectangle on the grid"]
     else:
-        bounds = _overlap(footprints)
+        bounds = _overlap(footprints, lattice.crs)
         families = dict.fromkeys(get(source.key).family for source in sources)
         notes = [f"area: where {' and '.join(families)} overlap" if len(families) > 1 else "area: all of the input"]
     grid, grown = _grid(lattice, bounds, inwards=not rings)
@@ -114,7 +118,9 @@ def _lattice(sources: Sequence[SceneSource], rings: Sequence[Ring]) -> _Lattice:
         return _Lattice(anchor.crs, *anchor.point(0, 0), anchor)
     lat, lon = middle(rings) if rings else sources[0].grids[0].center
     if not isfinite(lat):
-        raise RequestError(f"the middle of {sources[0].grids[0].name} is nowhere on the earth; give the area by --bbox")
+        raise RequestError(
+            f"the middle of {sources[0].grids[0].name} is nowhere on the earth; give it its own CRS first"
+        )
     return _Lattice(utm(lat, lon), 0.0, 0.0, None)
 
 
@@ -132,28 +138,42 @@ def _bounds(rings: Sequence[Ring], lattice: _Lattice, said: str) -> BoundingBox:
         and all(Grid("", lattice.crs, Affine(10, 0, x - 960, 0, -10, y + 960), 192, 192).can_anchor for x, y in places)
     )
     if not true:
+        crossed = (
+            " (west lies above east, so it crosses the antimeridian)"
+            if max(lon for ring in rings for lon, _ in ring) > 180
+            else ""
+        )
         raise RequestError(
-            f"{said} reaches too far from {_spell(lattice.crs)}, the grid of the scene, for its metres to be true; "
-            "choose a smaller area, or inputs of that place"
+            f"{said}{crossed} reaches too far from {_spell(lattice.crs)}, the grid of the scene, for its metres to be "
+            "true; choose a smaller area, or inputs of that place"
         )
     return box
 
 
 def _project(ring: Ring, crs: CRS) -> NDArray[np.float64]:
+    xs, ys = _densified(ring)
+    return project(WGS84, crs, xs.tolist(), ys.tolist())
+
+
+def _densified(ring: Ring) -> NDArray[np.float64]:
+    """Points along the sides of a ring, (2, n)."""
     points = np.array(ring, dtype=np.float64)
     share = np.linspace(0, 1, _ALONG)[:, None, None]
-    along = (points[:-1] * (1 - share) + points[1:] * share).reshape(-1, 2)
-    return project(WGS84, crs, along[:, 0].tolist(), along[:, 1].tolist())
+    return (points[:-1] * (1 - share) + points[1:] * share).reshape(-1, 2).T
 
 
 # Areas of rasters
 
 
-def _footprint(source: SceneSource, crs: CRS) -> BoundingBox | None:
-    """The rectangle that the rasters of a source fill, together; None where the CRS does not reach them."""
-    boxes = [box for grid in source.grids if (box := _filled(grid, crs)) is not None]
-    if not boxes:
+def _near(sources: Sequence[SceneSource], lattice: _Lattice, bounds: BoundingBox | None) -> BoundingBox | None:
+    """Where the scene can be, and far around; None where nothing on the grid says it."""
+    if bounds is None and lattice.anchor is None:
         return None
+    box = bounds or _around([grid.bounds for source in sources for grid in source.grids if grid.crs == lattice.crs])
+    return BoundingBox(box.left - _FAR, box.bottom - _FAR, box.right + _FAR, box.top + _FAR)
+
+
+def _around(boxes: Sequence[BoundingBox]) -> BoundingBox:
     return BoundingBox(
         min(box.left for box in boxes),
         min(box.bottom for box in boxes),
@@ -162,18 +182,37 @@ def _footprint(source: SceneSource, crs: CRS) -> BoundingBox | None:
     )
 
 
-def _filled(grid: Grid, crs: CRS) -> BoundingBox | None:
-    """The rectangle within one raster; its bounds where it lies too slanting to hold one."""
+def _footprint(source: SceneSource, crs: CRS, near: BoundingBox | None) -> BoundingBox | None:
+    """The rectangle that the rasters of a source fill, together; None where none is ``near``, or the CRS has none."""
+    boxes = [box for grid in source.grids if (box := _filled(grid, crs, near)) is not None]
+    return _around(boxes) if boxes else None
+
+
+def _filled(grid: Grid, crs: CRS, near: BoundingBox | None) -> BoundingBox | None:
+    """The rectangle within the part of one raster that is ``near``; its bounds where it lies too slanting to hold
+    one."""
     if grid.crs == crs and not grid.transform.b and not grid.transform.d:
         return grid.bounds
-    along = np.linspace(0, 1, _ALONG)
+    left, top, right, bottom = 0, 0, grid.width, grid.height
+    if near is not None:
+        # The sides of half a world have no place in a projection that is true here.
+        xs, ys = (near.left, near.right), (near.bottom, near.top)
+        ring = [(xs[0], ys[0]), (xs[0], ys[1]), (xs[1], ys[1]), (xs[1], ys[0]), (xs[0], ys[0])]
+        cols, rows = grid.pixels(crs, *_densified(ring))
+        if not (np.isfinite(cols).all() and np.isfinite(rows).all()):
+            return None
+        left, right = max(left, floor(cols.min())), min(right, ceil(cols.max()))
+        top, bottom = max(top, floor(rows.min())), min(bottom, ceil(rows.max()))
+        if left >= right or top >= bottom:
+            return None
+    across, down = np.linspace(left, right, _ALONG), np.linspace(top, bottom, _ALONG)
     sides = [
-        [grid.point(col * grid.width, row * grid.height) for col, row in side]
+        [grid.point(col, row) for col, row in side]
         for side in (
-            [(0, s) for s in along],
-            [(1, s) for s in along],
-            [(s, 0) for s in along],
-            [(s, 1) for s in along],
+            [(left, row) for row in down],
+            [(right, row) for row in down],
+            [(col, top) for col in across],
+            [(col, bottom) for col in across],
         )
     ]
     moved = [project(grid.crs, crs, [x for x, _ in side], [y for _, y in side]) for side in sides]
@@ -195,12 +234,13 @@ def _meet(a: BoundingBox, b: BoundingBox) -> bool:
     return max(a.left, b.left) < min(a.right, b.right) and max(a.bottom, b.bottom) < min(a.top, b.top)
 
 
-def _overlap(footprints: dict[str, BoundingBox | None]) -> BoundingBox:
+def _overlap(footprints: dict[str, BoundingBox | None], crs: CRS) -> BoundingBox:
     known = {key: box for key, box in footprints.items() if box is not None}
     for key in footprints:
         if key not in known:
             raise RequestError(
-                f"{key} is nowhere near the other inputs; give rasters of one place, or the area by --bbox"
+                f"{key} is nowhere near the scene's grid in {_spell(crs)}; give rasters of one place, each in "
+                "the CRS that is its own, or leave one out"
             )
     # Of rectangles that meet two by two, all meet in one.
     for (a, left), (b, right) in combinations(known.items(), 2):
@@ -259,7 +299,6 @@ def _coverage(grid: SceneGrid, footprints: dict[str, BoundingBox | None]) -> Ite
     scene = grid.bounds
     for key, box in footprints.items():
         if box is None:
-            yield f"{key}: none of its rasters reach the scene"
             continue
         width = min(scene.right, box.right) - max(scene.left, box.left)
         height = min(scene.top, box.top) - max(scene.bottom, box.bottom)

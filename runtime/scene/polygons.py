@@ -65,6 +65,8 @@ def _polygons(geometry: Any, called: str) -> Iterator[Ring]:
         if not isinstance(polygon, list) or not polygon or not isinstance(polygon[0], list) or len(polygon[0]) < 4:
             raise RequestError(f"{called} has a polygon without a ring of at least four points; {_EXPECTED}")
         ring = [_point(point, called) for point in polygon[0]]
+        if any(len(set(numbers)) == 1 for numbers in zip(*ring, strict=True)):
+            raise RequestError(f"{called} has a polygon that spans no ground; {_EXPECTED}")
         if any(abs(a[0] - b[0]) > 180 for a, b in pairwise(ring)):
             raise RequestError(f"{called} crosses the antimeridian; cut it there into a MultiPolygon, as RFC 7946 says")
         yield ring

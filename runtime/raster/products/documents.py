@@ -18,7 +18,7 @@ def read_bytes(path: Path, called: str) -> bytes:
     """The content of a file of metadata; :class:`RasterError`, which calls it ``called``, where there is none."""
     try:
         if not path.is_file():
-            raise RasterError(f"{called} is missing or no file; expected the product as it was downloaded")
+            raise RasterError(f"{called} is missing or no file; check the path, or download the product again")
         size = path.stat().st_size
         if size > _MOST_BYTES:
             raise RasterError(f"{called} has {size / 1e6:.0f} MB; expected metadata of at most {_MOST_BYTES / 1e6:.0f}")

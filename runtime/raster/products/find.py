@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ...errors import RasterError, RequestError
 from ...modalities import KEYS, get, resolve
 from ..conditions import ReadOptions
@@ -73,9 +75,7 @@ def find_products(values: Sequence[tuple[str, str]], options: ReadOptions) -> Pr
     for key in (key for key in KEYS if key in parts):
         readings, said = _readings(parts[key], options)
         notes.update(dict.fromkeys(said))
-        tiles[key] = [
-            Tile(part, reading, _grids(part.source)) for part, reading in zip(parts[key], readings, strict=True)
-        ]
+        tiles[key] = [Tile(part, reading, _grids(part)) for part, reading in zip(parts[key], readings, strict=True)]
         if len(tiles[key]) > 1:
             names = spelled([called(tile.part).removeprefix(f"{tile.part.source.name}: ") for tile in tiles[key]])
             notes[f"{key}: a mosaic of {names}; where several have data, the first given counts"] = None
@@ -142,13 +142,24 @@ def _readings(parts: Sequence[Part], options: ReadOptions) -> tuple[list[Reading
     return [reading for reading, _ in decided], [note for _, notes in decided for note in notes]
 
 
-def _grids(source: Source) -> tuple[Grid, ...]:
+def _grids(part: Part) -> tuple[Grid, ...]:
+    """The grid of each band; :class:`RasterError` where two of them share no ground, so that no pixel has all."""
     grids: dict[Path, Grid] = {}
-    for path in source.paths:
-        name = label(source.name, path)
+    for path in part.source.paths:
+        name = label(part.source.name, path)
         with open_raster(path, name) as dataset:
             grids[path] = Grid.of(dataset, name)
-    return tuple(grids[band.path] for band in source.bands)
+    first, *others = grids.values()
+    for other in others:
+        corners = [other.point(col, row) for col in (0, other.width) for row in (0, other.height)]
+        cols, rows = first.pixels(other.crs, *np.array(corners).T)
+        # NaN compares as false.
+        if not (cols.min() < first.width and cols.max() > 0 and rows.min() < first.height and rows.max() > 0):
+            raise RasterError(
+                f"{called(part)}: {first.name} and {other.name} share no ground; expected bands of one place: give "
+                "them again"
+            )
+    return tuple(grids[band.path] for band in part.source.bands)
 
 
 def _date(parts: dict[str, list[Part]]) -> tuple[Date | None, list[str]]:

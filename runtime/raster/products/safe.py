@@ -118,11 +118,14 @@ def _scalings(xml: Element, called: str, baseline: str) -> Mapping[str, Scaling]
         for entry in xml.iterfind(".//Spectral_Information")
         if len(names := band_names(entry.get("physicalBand", ""), "S2L1C")) == 1
     } or {str(number): band for number, band in enumerate(_BANDS)}
-    offsets = {
-        names.get(entry.get("band_id", "")): _number((entry.text or "").strip(), called, tag)
-        for tag in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
-        for entry in xml.iterfind(f".//{tag}")
-    }
+    offsets: dict[str, float] = {}
+    for entry in (entry for tag in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET") for entry in xml.iterfind(f".//{tag}")):
+        band = names.get(entry.get("band_id", ""), "")
+        offset = _number((entry.text or "").strip(), called, entry.tag)
+        if offsets.setdefault(band, offset) != offset and band:
+            raise RasterError(
+                f"{called} gives {band} two offsets, {offsets[band]:g} and {offset:g}; download the product again"
+            )
     if offsets:
         lacking = [band for band in _BANDS if band not in offsets]
         if lacking:

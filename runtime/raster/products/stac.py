@@ -177,7 +177,7 @@ def _asset(key: str, asset: pystac.Asset, file: Path, root: Path, called: str) -
         return []
     if not (media.startswith("image/") or (not media and suffix in RASTER_SUFFIXES)):
         return []
-    path = None if _REMOTE.match(href) else inside(root, file.parent, _local(href), f"{called}: asset {key}")
+    path = None if _REMOTE.match(href) else _on_disk(href, file, root, f"{called}: asset {key}")
     extra = asset.extra_fields
     described = _dicts(extra.get("bands")) or _dicts(extra.get("eo:bands"))
     raster = _dicts(extra.get("raster:bands"))
@@ -203,6 +203,12 @@ def _names(key: str, band: Mapping[str, Any], *, alone: bool) -> tuple[str, ...]
 
 def _local(href: str) -> str:
     return unquote(urlsplit(href).path) if href.lower().startswith("file:") else href
+
+
+def _on_disk(href: str, file: Path, root: Path, called: str) -> Path:
+    """The file that a local href names: as it is written, as some tools do, or with its escapes (RFC 3986) undone."""
+    literal = inside(root, file.parent, _local(href), called)
+    return literal if file_size(literal) is not None else inside(root, file.parent, unquote(_local(href)), called)
 
 
 def _named(asset: _Asset, family: str) -> str | None:

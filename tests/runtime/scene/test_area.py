@@ -223,6 +223,33 @@ def test_a_box_far_from_the_inputs_is_refused(tmp_path: Path) -> None:
         choose_grid(given, bbox=(-75.0, 37.6, -74.9, 37.7))
 
 
+def test_a_raster_that_cannot_be_in_the_area_is_refused(tmp_path: Path) -> None:
+    area = box(0, 0, 2520, 2520)
+    for crs in ("EPSG:4326", 'LOCAL_CS["x",UNIT["metre",1]]'):
+        given = sources(source(tmp_path, "dem.tif", crs=crs, at=metres(10)))
+        with pytest.raises(RequestError, match=r"DEM_DEM does not meet --bbox"):
+            choose_grid(given, bbox=area)
+        with pytest.raises(RequestError, match=r"DEM_DEM is nowhere|dem.tif is nowhere on the earth"):
+            choose_grid(given)
+
+
+def test_a_box_with_west_and_east_swapped_is_told_so(tmp_path: Path) -> None:
+    given = sources(source(tmp_path, "s2.tif", "S2L2A", at=metres(10)))
+    west, south, east, north = box(0, 0, 2520, 2520)
+    with pytest.raises(RequestError, match=r"--bbox \(west lies above east, so it crosses the antimeridian\) reaches"):
+        choose_grid(given, bbox=(east, south, west, north))
+
+
+@pytest.mark.parametrize("west", [-180, -90, 180], ids=["western half", "around", "0 to 360"])
+def test_half_a_world_of_elevation_covers_its_places(tmp_path: Path, west: float) -> None:
+    half = source(tmp_path, "half.tif", crs="EPSG:4326", size=(180, 180), at=Affine(1, 0, west, 0, -1, 90))
+    by_box, notes = choose_grid(sources(half), bbox=box(0, 0, 2520, 2520))
+    assert by_box == choose_grid((), bbox=box(0, 0, 2520, 2520))[0]
+    assert not any("span" in note for note in notes)
+    grid, _ = choose_grid(sources(half, source(tmp_path, "s2.tif", "S2L2A", at=metres(10))))
+    assert sides(grid) == (0, 0, 2520, 2520)
+
+
 def test_nothing_says_where_or_two_things_do(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no raster says where the scene is; give it with --bbox"):
         choose_grid(())
@@ -299,6 +326,8 @@ def test_polygons_cut_at_the_antimeridian_are_one_area(tmp_path: Path) -> None:
         (polygon(1, 2, 3, float("nan")), r"no longitude and latitude"),
         (polygon(-179.9, 2, 179.9, 3), r"crosses the antimeridian; cut it there"),
         ({**polygon(*AREA), "crs": {"properties": {"name": "EPSG:32618"}}}, r"names a CRS of its own"),
+        ({"type": "Polygon", "coordinates": [[[1, 2]] * 4]}, r"a polygon that spans no ground"),
+        ({"type": "Polygon", "coordinates": [[[1, 2], [1, 3], [1, 4], [1, 2]]]}, r"a polygon that spans no ground"),
         ("[1, 2", r"is no JSON"),
         ("[" * 100_000, r"is no JSON \(nested too deep\)"),
         ([], r"holds 'None'"),

@@ -10,7 +10,7 @@ from copgen_edge.runtime.errors import RasterError
 from copgen_edge.runtime.modalities import FAMILIES, get
 from copgen_edge.runtime.raster.conditions import ReadOptions, read_conditions
 from copgen_edge.runtime.raster.products import Products, find_products, mosaic
-from copgen_edge.runtime.raster.window import GroundWindow, project
+from copgen_edge.runtime.raster.window import WGS84, GroundWindow, project
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
@@ -279,6 +279,31 @@ def test_radar_without_any_power_and_complex_radar_are_refused(write_raster: Wri
         products(("S1RTC", write_raster("x.tif", np.zeros((2, 60, 60)))))
     with pytest.raises(RasterError, match=r"holds complex numbers"):
         products(("S1RTC", write_raster("y.tif", np.ones((2, 60, 60)), dtype="complex64")))
+
+
+@pytest.mark.parametrize("turns", [1, -1])
+def test_longitudes_beyond_180_are_the_same_places(write_raster: WriteRaster, turns: int) -> None:
+    at = Affine(0.0003, 0, -75.73, 0, -0.0003, 37.74)
+    values = np.random.default_rng(0).uniform(50, 90, (200, 200))
+    plain = products(("DEM", write_raster("a.tif", values, crs="EPSG:4326", transform=at))).sources[0].read(window())
+    turned = Affine(0.0003, 0, -75.73 + 360 * turns, 0, -0.0003, 37.74)
+    read = products(("DEM", write_raster("b.tif", values, crs="EPSG:4326", transform=turned))).sources[0].read(window())
+    assert np.isfinite(plain).all()
+    np.testing.assert_allclose(read, plain, atol=0.01)
+
+
+def test_both_sides_of_the_antimeridian_are_read(write_raster: WriteRaster) -> None:
+    # A metre of elevation for each thousandth of a degree from the western edge.
+    values = np.tile(np.arange(200) * 0.4 + 0.2, (200, 1))
+    at = Affine(0.0004, 0, 179.96, 0, -0.0004, -16.96)
+    source = products(("DEM", write_raster("dem.tif", values, crs="EPSG:4326", transform=at))).sources[0]
+    for zone in (32760, 32701):
+        (x,), (y,) = project(WGS84, CRS.from_epsg(zone), [180.0], [-17.0])
+        read = source.read(GroundWindow(CRS.from_epsg(zone), float(x) - 960, float(y) + 960))[0]
+        assert np.isfinite(read).all()
+        # 1.92 km are 0.01803 degrees here.
+        assert read[32].mean() == pytest.approx(40, abs=0.2)
+        assert read[32, -1] - read[32, 0] == pytest.approx(18.03 * 63 / 64, abs=0.2)
 
 
 def test_a_file_that_breaks_half_way_is_named(write_raster: WriteRaster) -> None:

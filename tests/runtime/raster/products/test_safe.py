@@ -275,6 +275,24 @@ def test_metadata_that_cannot_be_meant_are_refused(
     refused(write_safe(write_raster, tmp_path, **about), message)
 
 
+def test_two_offsets_for_one_band_are_refused(write_raster: WriteRaster, tmp_path: Path) -> None:
+    root = write_safe(write_raster, tmp_path, offsets=dict.fromkeys(range(13), "-1000"))
+    xml = root / XML["L1C"]
+    again = '<RADIO_ADD_OFFSET band_id="3">{}</RADIO_ADD_OFFSET></L>'
+    plain = xml.read_text()
+    xml.write_text(plain.replace("</L>", again.format("-1000.0")))
+    assert products(("S2L1C", root)).sources
+    xml.write_text(plain.replace("</L>", again.format("-500")))
+    refused(root, r"gives B04 two offsets, -1000 and -500; download")
+
+
+def test_bands_that_share_no_ground_are_refused(write_raster: WriteRaster, tmp_path: Path) -> None:
+    root = write_safe(write_raster, tmp_path)
+    with rasterio.open(root / f"{images('L1C')['B08']}.jp2", "r+") as dataset:
+        dataset.crs = "EPSG:32617"
+    refused(root, r"T18SVG_20230821T221941_B08.jp2 share no ground; expected bands of one place")
+
+
 def test_missing_images_are_refused_by_name(write_raster: WriteRaster, tmp_path: Path) -> None:
     root = write_safe(write_raster, tmp_path)
     lost = root / f"{images('L1C')['B11']}.jp2"
@@ -293,7 +311,11 @@ def test_missing_images_are_refused_by_name(write_raster: WriteRaster, tmp_path:
 def test_an_image_that_is_cut_off_is_refused_by_name(write_raster: WriteRaster, tmp_path: Path) -> None:
     root = write_safe(write_raster, tmp_path)
     image = root / f"{images('L1C')['B11']}.jp2"
-    image.write_bytes(image.read_bytes()[:300])
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    # Why, in words: GDAL's own is that there was an error before.
+    refused(root, r"T18SVG_20230821T221941_B11.jp2 cannot be read as a raster \(T18SVG_\S+, band 1: IReadBlock failed")
+    image.write_bytes(whole[:300])
     refused(root, r"T18SVG_20230821T221941_B11.jp2 cannot be read as a raster")
 
 

@@ -228,6 +228,17 @@ def test_radar_elevation_and_land_cover_come_from_items_too(write_raster: WriteR
     assert any("ESA WorldCover's, mapped" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "href"), [("a b.tif", "./a%20b.tif"), ("a%20b.tif", "./a%20b.tif"), ("ä.tif", "./%C3%A4.tif")]
+)
+def test_escapes_of_an_href_are_undone_where_no_file_has_them(
+    write_raster: WriteRaster, tmp_path: Path, name: str, href: str
+) -> None:
+    write_raster(name)
+    saved = save(tmp_path, item({"data": asset(href)}, collection="cop-dem-glo-30"))
+    assert products(("DEM", saved)).files["DEM_DEM"][0] == tmp_path / name
+
+
 def mixed(tmp_path: Path, write_raster: WriteRaster) -> list[dict[str, Any]]:
     write_bands(write_raster)
     write_raster("dem.tif", np.full((84, 84), 500), resolution=30)
