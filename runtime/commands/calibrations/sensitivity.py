@@ -13,6 +13,7 @@ from ...bundle import QUANTISED, Bundle
 from ...components import COMPONENTS, STEP
 from ...evaluation.regression import metric_units
 from ...folders import new_folder
+from ...modalities import get
 from ..common import bundle_argument, emit, json_option, need, progress_bar, quiet_option, say, threads_option
 from ..tables import print_table
 
@@ -89,7 +90,14 @@ def _table(found: Any) -> None:
         print_table(
             "Decoded values of one run, all layers in the form: mean absolute difference, of codes the share of pixels",
             ("modality", "units", *(cost.form for cost in found.all)),
-            [(key, metric_units(key), *(f"{cost.physical[key]:.3g}" for cost in found.all)) for key in keys],
+            [
+                (
+                    key,
+                    "share" if get(key).is_codes else metric_units(key),
+                    *(f"{cost.physical[key]:.3g}" for cost in found.all),
+                )
+                for key in keys
+            ],
             text_columns=2,
         )
     rows = [
