@@ -67,12 +67,13 @@ def quantise(
     """Write the variant of ``plan`` into ``bundle`` and its manifest, with what it was measured to cost; the variant.
 
     The manifest is replaced last, and files that it no longer names are removed after it: a kill leaves the bundle as
-    it was. Raises :class:`CalibrationError` where the plan is of other files or another recording, or the drift on
+    it was. ``replays`` whole runs confirm the network, of which a budget of drift needs at least one.
+    Raises :class:`CalibrationError` where the plan is of other files or another recording, or the drift on
     unseen runs is over the plan's budget: then nothing has changed; :class:`RequestError` where the bundle has the
     precision already and ``overwrite`` does not allow to replace it.
     """
     check_model(bundle, trajectories)
-    _check_plan(bundle, plan, trajectories, overwrite)
+    _check_plan(bundle, plan, trajectories, replays, overwrite)
     component = bundle.component(plan.component)
     base = bundle.variant(plan.component, TARGETS[plan.precision].base)
     with locked(bundle.root, f"another process works on {bundle.root}; wait for it"):
@@ -140,7 +141,7 @@ def _wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(np.sort(a.astype(np.float64)) - np.sort(b.astype(np.float64))).mean())
 
 
-def _check_plan(bundle: Bundle, plan: Plan, trajectories: Trajectories, overwrite: bool) -> None:
+def _check_plan(bundle: Bundle, plan: Plan, trajectories: Trajectories, replays: int, overwrite: bool) -> None:
     if plan.precision not in TARGETS:
         raise CalibrationError(f"the plan is for {plan.precision!r}, expected one of {', '.join(TARGETS)}; plan again")
     if plan.base != base_files(bundle, plan.component, plan.precision):
@@ -149,6 +150,8 @@ def _check_plan(bundle: Bundle, plan: Plan, trajectories: Trajectories, overwrit
         )
     if plan.trajectories != trajectories.digest:
         raise CalibrationError(f"the plan was made on another recording than {trajectories.root}; give that one")
+    if plan.component == STEP and not replays and Budget.parse(plan.budget).quantity == "drift":
+        raise RequestError(f"{plan.budget} is about whole runs, and none were to be replayed; give --replays 1 or more")
     if plan.precision in bundle.component(plan.component).precisions and not overwrite:
         raise RequestError(f"{bundle.root} has {plan.component} in {plan.precision} already; --overwrite replaces it")
 

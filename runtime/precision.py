@@ -63,6 +63,11 @@ def choose_precision(
 
 
 def _asked_for(bundle: Bundle, backend: str, precision: str, there: tuple[str, ...], max_drift: float | None) -> str:
+    if precision not in RUNS[backend]:
+        raise BundleError(
+            f"{backend} does not run {precision}, only {', '.join(RUNS[backend])}; choose one of these or another "
+            "--backend"
+        )
     if precision not in there:
         how = (
             "make it with 'copgen-edge quantize'"
@@ -71,11 +76,6 @@ def _asked_for(bundle: Bundle, backend: str, precision: str, there: tuple[str, .
         )
         raise BundleError(
             f"{bundle.root} has every component in {', '.join(there) or 'no one precision'}, not in {precision}; {how}"
-        )
-    if precision not in RUNS[backend]:
-        raise BundleError(
-            f"{backend} does not run {precision}, only {', '.join(RUNS[backend])}; choose one of these or another "
-            "--backend"
         )
     if max_drift is not None:
         drift = _drift(bundle, precision)

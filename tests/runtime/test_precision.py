@@ -75,6 +75,8 @@ def test_what_cannot_be_is_refused(quantised: Bundle, bundle: Path) -> None:
         choose_precision(Bundle.open(bundle), "onnxruntime-cpu", "int8")
     with pytest.raises(BundleError, match="onnxruntime-cuda does not run int8, only fp16, fp32"):
         choose_precision(quantised, "onnxruntime-cuda", "int8")
+    with pytest.raises(BundleError, match="onnxruntime-cpu does not run fp8, only int8"):
+        choose_precision(quantised, "onnxruntime-cpu", "fp8")
     with pytest.raises(RequestError, match=r"the drift of int8 is 0.04 and 0.01 was allowed"):
         choose_precision(quantised, "onnxruntime-cpu", "int8", 0.01)
     with pytest.raises(RequestError, match="the drift of fp8-qdq was not measured and 1 was allowed"):
