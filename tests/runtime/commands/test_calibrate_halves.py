@@ -34,6 +34,7 @@ def overflowing_bundle(bundle: Path, overflowing: Path, tmp_path: Path) -> Path:
     return write_overflowing_bundle(bundle, overflowing, tmp_path / "bundle")
 
 
+@pytest.mark.slow
 def test_from_a_model_that_overflows_to_a_bundle_that_holds(
     run: Run, overflowing: Path, overflowing_bundle: Path, tmp_path: Path
 ) -> None:

@@ -220,6 +220,7 @@ def test_all_components_of_a_small_model_build_in_half_precision(
     assert step.attention == step.blocks
 
 
+@pytest.mark.slow
 def test_every_component_of_a_bundle_builds(bundle: Path, rtx: Flavour, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "bundle")
     built = build_engines(Bundle.open(tmp_path / "bundle"), rtx, BuildOptions(batch=(1, 1, 1)), precision="fp32")
