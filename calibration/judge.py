@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.components import STEP, contract
 from ..runtime.errors import CalibrationError
 from ..runtime.evaluation.regression import to_metric_units
+from ..runtime.evaluation.spectra import wasserstein
 from ..runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get
 from ..runtime.pipeline import Pipeline
 from ..runtime.solver import make_plan
@@ -30,6 +32,17 @@ Floats = NDArray[np.float32]
 CALL_ROWS = 8
 """Rows on which the error of a single call is measured."""
 _REPEATS = 5
+
+
+@dataclass(frozen=True)
+class RunErrors:
+    """What a variant does to whole runs, where any were made: relative L2 at their ``whole`` ends with it in all calls
+    and in those of each band alone, :meth:`Judge.physical` of the first, and :meth:`Judge.distribution` of all."""
+
+    whole: float | None
+    by_band: tuple[float | None, ...]
+    physical: Mapping[str, float]
+    distribution: Mapping[str, Mapping[str, float]]
 
 
 class Judge:
@@ -88,17 +101,14 @@ class Judge:
         bands = BANDS if self._name == STEP else 1
         return tuple(relative(*by_band[band]) if band in by_band else None for band in range(bands))
 
-    def run_errors(
-        self, network: Network, *, by_band: bool
-    ) -> tuple[float | None, tuple[float | None, ...], dict[str, float]]:
-        """Relative L2 at the end of whole runs, with ``network`` in all calls and in those of each band alone, and what
-        the first of them differ by when they are decoded (:meth:`physical`)."""
+    def run_errors(self, network: Network, *, group: bool) -> RunErrors:
+        """What ``network`` does to whole runs; of a ``group`` of layers by band of t, of all layers in distribution."""
         if not self.replays:
-            return None, (), {}
+            return RunErrors(None, (), {}, {})
         ends = [one.whole(network) for one in self.replays]
         whole, physical = self.end_error(ends), self.physical(ends[0])
-        if not by_band:
-            return whole, (), physical
+        if not group:
+            return RunErrors(whole, (), physical, self.distribution(ends))
         reference = [one.end for one in self.replays]
         each = [
             relative([one.with_calls(network, *self.bands[band]) for one in self.replays], reference)
@@ -106,7 +116,19 @@ class Judge:
             else None
             for band in range(BANDS)
         ]
-        return whole, tuple(each), physical
+        return RunErrors(whole, tuple(each), physical, {})
+
+    def distribution(self, ends: Sequence[Floats]) -> dict[str, dict[str, float]]:
+        """By modality, the Wasserstein-1 distance of the latents' values at ``ends`` from those of fp32 (``fp32``), and
+        of another seed's from those (``seeds``), in standard deviations of fp32's."""
+        found = self.values(ends)
+        reference, others = (self.values([one.end for one in replays]) for replays in (self.replays, self.others))
+        distances: dict[str, dict[str, float]] = {}
+        for key, values in reference.items():
+            spread = float(values.std()) or 1.0
+            pairs = {"fp32": found[key], "seeds": others[key]}
+            distances[key] = {what: float(wasserstein(values, other)[0]) / spread for what, other in pairs.items()}
+        return distances
 
     def physical(self, end: Floats) -> dict[str, float]:
         """What the first replay's end and ``end`` differ by when decoded, by modality key: mean absolute difference in
@@ -132,7 +154,7 @@ class Judge:
         found: dict[str, list[Floats]] = {}
         for one, end in zip(self.replays, ends, strict=True):
             for key, latent in one.latents(end).items():
-                found.setdefault(key, []).append(latent.ravel())
+                found.setdefault(key, []).append(latent.reshape(-1, 1))
         return {key: np.concatenate(values) for key, values in found.items()}
 
     def seconds(self, session: Any | None) -> tuple[float, float]:

@@ -171,7 +171,7 @@ def _choices(sensitivity: Sensitivity, forms: Sequence[str] | None) -> list[list
     """For each group, its costs, that of staying as it is first."""
     by_group: dict[str, list[Cost]] = {}
     for cost in sensitivity.groups:
-        stay = Cost(cost.group, FLOAT, cost.layers, (0.0,), 0.0, (), {}, sensitivity.megabytes, 1.0)
+        stay = Cost(cost.group, FLOAT, cost.layers, (0.0,), 0.0, (), {}, {}, sensitivity.megabytes, 1.0)
         members = by_group.setdefault(cost.group, [stay])
         if (forms is None or cost.form in forms) and np.isfinite(cost.drift):
             members.append(cost)

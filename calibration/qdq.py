@@ -22,10 +22,16 @@ from .layers import Layer
 
 RANGED = frozenset({"s8s8", "u8s8", "fp8"})
 """Forms whose activations have a range that is measured beforehand."""
-FORMS = frozenset({*RANGED, "w8", "float"})
+FORMS = frozenset({*RANGED, "w8", "w4", "float"})
 
-INT8, FP8 = 127.0, 448.0
-"""Largest magnitudes of a symmetric INT8 and of an FP8 E4M3 (OCP 8-bit floating point, 2023)."""
+INT8, INT4, FP8 = 127.0, 7.0, 448.0
+"""Largest magnitudes of a symmetric INT8 and INT4, and of an FP8 E4M3 (OCP 8-bit floating point, 2023)."""
+
+INT4_BLOCK = 64
+"""Weights of one output channel that share a scale in INT4."""
+
+_BLOCKS_OPSET = 21
+"""From here on DequantizeLinear has blocks and INT4."""
 
 _LEAST_SCALE: Mapping[int, float] = {TensorProto.FLOAT: 1e-12, TensorProto.FLOAT16: 2.0**-20}
 """A channel of zeros has no scale of its own, and half has no smaller numbers that matter."""
@@ -55,8 +61,9 @@ def quantise_layers(
     """Put each layer of ``model``, whose weights are loaded, into its form, in place; ``limits`` by the layer's path.
 
     Forms: ``s8s8`` (INT8, both symmetric: TensorRT's), ``u8s8`` (activation unsigned with a zero point: the one that is
-    fast on a CPU), ``fp8`` (E4M3), ``w8`` (INT8 weights alone), ``float`` (nothing but the migration). Raises
-    :class:`CalibrationError` for another form, and where a layer's limits are missing or not finite.
+    fast on a CPU), ``fp8`` (E4M3), ``w8`` (INT8 weights alone), ``w4`` (INT4 weights alone, in blocks of
+    :data:`INT4_BLOCK`; products only), ``float`` (nothing but the migration). Raises :class:`CalibrationError` for
+    another form, where a layer's limits are missing or not finite, and for weights that blocks do not divide.
     """
     editor = _Editor(model)
     for layer, form in layers.items():
@@ -74,6 +81,7 @@ class _Editor:
     """Edits a graph layer by layer; two layers of one activation share what quantises it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
         self._graph = model.graph
         self._nodes = {node.name: node for node in model.graph.node}
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -98,7 +106,8 @@ class _Editor:
             held = helper.tensor_dtype_to_np_dtype(dtype)
             node.input[1] = self._constant(f"{layer.path}.weight_migrated", weight.astype(held))
         else:
-            node.input[1] = self._weight(layer, weight, dtype, "fp8" if form == "fp8" else "int8", new)
+            write = self._blocks if form == "w4" else self._weight
+            node.input[1] = write(layer, weight, dtype, form, new)
         if limits is not None:
             node.input[0] = self._activation(layer, limits, form, dtype, new)
         self._before.setdefault(layer.node, []).extend(new)
@@ -116,9 +125,9 @@ class _Editor:
         self._graph.initializer.extend(kept)
 
     def _weight(
-        self, layer: Layer, weight: NDArray[np.float32], dtype: int, kind: str, new: list[onnx.NodeProto]
+        self, layer: Layer, weight: NDArray[np.float32], dtype: int, form: str, new: list[onnx.NodeProto]
     ) -> str:
-        top = FP8 if kind == "fp8" else INT8
+        top = FP8 if form == "fp8" else INT8
         others = tuple(axis for axis in range(weight.ndim) if axis != layer.axis)
         scale = np.maximum(np.abs(weight).max(axis=others) / top, _LEAST_SCALE[dtype])
         # The scale as the graph holds it, so that what is rounded is what will be multiplied.
@@ -126,7 +135,7 @@ class _Editor:
         shape = [1] * weight.ndim
         shape[layer.axis] = -1
         scaled = np.clip(weight / held.astype(np.float32).reshape(shape), -top, top)
-        if kind == "fp8":
+        if form == "fp8":
             stored = helper.make_tensor(
                 f"{layer.path}.weight_fp8",
                 TensorProto.FLOAT8E4M3FN,
@@ -141,6 +150,32 @@ class _Editor:
         self._graph.initializer.append(stored)
         out = f"{layer.path}.weight"
         new.append(helper.make_node("DequantizeLinear", names, [out], f"{layer.path}.weight_dq", axis=layer.axis))
+        return out
+
+    def _blocks(
+        self, layer: Layer, weight: NDArray[np.float32], dtype: int, form: str, new: list[onnx.NodeProto]
+    ) -> str:
+        if weight.ndim != 2 or len(weight) % INT4_BLOCK:
+            raise CalibrationError(
+                f"{layer.path} has weights of {weight.shape}, which blocks of {INT4_BLOCK} do not divide; leave it out "
+                f"of {form}"
+            )
+        held_in = helper.tensor_dtype_to_np_dtype(dtype)
+        blocks = weight.reshape(-1, INT4_BLOCK, weight.shape[1])
+        held = np.maximum(np.abs(blocks).max(axis=1) / INT4, _LEAST_SCALE[dtype]).astype(held_in)
+        scaled = np.clip(blocks / held[:, None].astype(np.float32), -INT4, INT4)
+        codes = np.rint(scaled).reshape(weight.shape).astype(ml_dtypes.int4)
+        stored = numpy_helper.from_array(codes, f"{layer.path}.weight_int4")
+        self._graph.initializer.append(stored)
+        names, out = [stored.name, self._constant(f"{layer.path}.weight_scale", held)], f"{layer.path}.weight"
+        made = helper.make_node(
+            "DequantizeLinear", names, [out], f"{layer.path}.weight_dq", axis=0, block_size=INT4_BLOCK
+        )
+        new.append(made)
+        for opset in self._model.opset_import:
+            # None of the operators of an exported component means another thing there.
+            if opset.domain in ("", "ai.onnx"):
+                opset.version = max(opset.version, _BLOCKS_OPSET)
         return out
 
     def _activation(self, layer: Layer, limits: Limits, form: str, dtype: int, new: list[onnx.NodeProto]) -> str:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from ..runtime.backends import create_backend
@@ -39,8 +38,7 @@ class Measured:
     """A variant on runs that nothing was decided on: relative L2 of single calls by bands of t and of the latents at
     the end of whole runs, what two seeds of fp32 differ by there, and a call's share of the time of fp32.
 
-    ``distribution`` has, by modality, the Wasserstein-1 distance of the latents' values from those of fp32, and of
-    another seed's (``seeds``), in standard deviations of the latents.
+    ``distribution`` is that of :meth:`.judge.Judge.distribution`.
     """
 
     call_drift: tuple[float | None, ...]
@@ -87,7 +85,8 @@ def quantise(
             progress("quantise write", 1, 4)
             # The name tells plans apart, so that an old file is never overwritten while the old manifest names it.
             name = f"{plan.component}.{plan.precision}.{_digest(plan)}.onnx"
-            written = write_variant(bundle, plan.component, plan.precision, plan.forms, ranges, work / name)
+            path = bundle.onnx_path(plan.component, TARGETS[plan.precision].base)
+            written = write_variant(path, plan.component, plan.precision, plan.forms, ranges, work / name)
             progress("quantise measure", 2, 4)
             session = open_variant(written[0], " ".join(plan.forms.values()), threads)
             measured = measure(bundle, trajectories, plan.component, session, replays=replays, threads=threads)
@@ -115,30 +114,18 @@ def measure(
     call = judge.call_errors(session)
     network = network_of(session)
     ends = [one.whole(network) for one in judge.replays]
-    found = judge.values(ends)
-    reference, others = (judge.values([one.end for one in replays]) for replays in (judge.replays, judge.others))
-    distribution = {}
-    for key, values in reference.items():
-        spread = float(values.std()) or 1.0
-        distances = {"fp32": _wasserstein(found[key], values), "seeds": _wasserstein(others[key], values)}
-        distribution[key] = {what: distance / spread for what, distance in distances.items()}
     at_fp32, seconds = judge.seconds(session)
     return Measured(
         call,
         judge.end_error(ends),
         judge.seeds,
-        distribution,
+        judge.distribution(ends),
         seconds / at_fp32,
         f"onnxruntime-cpu {onnxruntime.__version__}",
         trajectories.steps,
         trajectories.digest,
         tuple(one.source for one in runs),
     )
-
-
-def _wasserstein(a: np.ndarray, b: np.ndarray) -> float:
-    """Wasserstein-1 distance of two samples of equal size: of their sorted values (Vallender, 1974)."""
-    return float(np.abs(np.sort(a.astype(np.float64)) - np.sort(b.astype(np.float64))).mean())
 
 
 def _check_plan(bundle: Bundle, plan: Plan, trajectories: Trajectories, replays: int, overwrite: bool) -> None:

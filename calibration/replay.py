@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..runtime.components import STEP
 from ..runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, get
 from ..runtime.noise import latent_noise
+from ..runtime.parity import compare
 from ..runtime.schedule import TRAIN_STEPS
 from ..runtime.solver import Plan, PlanState
 from .ranges import BANDS, calls_of_bands
@@ -150,6 +151,5 @@ def _copy(state: PlanState) -> PlanState:
 
 def relative(found: Sequence[Floats], reference: Sequence[Floats]) -> float:
     """Relative L2 of several arrays together; infinite where one is not finite."""
-    error = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(found, reference, strict=True))
-    scale = sum(float(np.square(b.astype(np.float64)).sum()) for b in reference)
-    return float(np.sqrt(error / scale)) if np.isfinite(error) and scale else float("inf")
+    a, b = (np.concatenate([one.ravel() for one in arrays]) for arrays in (found, reference))
+    return compare(a, b).relative_l2

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from ..runtime.backends.onnxruntime import cpu_session
 from ..runtime.bundle import Bundle
 from ..runtime.components import STEP
-from ..runtime.errors import CalibrationError
+from ..runtime.errors import CalibrationError, RequestError
 from ..runtime.solver import make_plan
 from .judge import Judge, open_variant, rows_of
 from .layers import Layer, groups
-from .qdq import RANGED
+from .qdq import INT4_BLOCK, RANGED
 from .ranges import BAND_EDGES, BANDS, Range, Ranges, measure_ranges
 from .replay import band_importance, network_of, starts
 from .tap import Tapped
@@ -36,7 +36,13 @@ Report = Callable[[str, int, int], None]
 RANGE_ROWS = 32
 """Rows on which ranges are measured."""
 
-_BYTES: Mapping[str, float] = {"fp32": 4, "fp16": 2, "blocks8": 1 + 4 / 128, "blocks4": 0.5 + 4 / 32}
+_BYTES: Mapping[str, float] = {
+    "fp32": 4,
+    "fp16": 2,
+    "blocks8": 1 + 4 / 128,
+    "blocks4": 0.5 + 4 / 32,
+    "w4": 0.5 + 2 / INT4_BLOCK,
+}
 """Bytes a weight, with the scales of blocks; one in all other forms."""
 
 
@@ -47,9 +53,10 @@ class Cost:
     ``call``: relative L2 of a single call's output by bands of t, from low to high, None where the band has no row;
     ``run``: that of the latents at the end of whole runs, None where no runs were made; ``run_by_band``: the same with
     the form in the calls of one band alone. ``physical`` is what the first run's decoded values differ by, by
-    modality key (:meth:`.judge.Judge.physical`). ``megabytes`` are of the whole component then, ``time`` is a call's
-    share of that of fp32, None where this machine cannot tell it; a group saves its share, by products, of what all
-    layers save.
+    modality key (:meth:`.judge.Judge.physical`), ``distribution`` what all runs' latents do in
+    distribution (:meth:`.judge.Judge.distribution`), of ``all`` alone. ``megabytes`` are of the whole component then,
+    ``time`` is a call's share of that of fp32, None where this machine cannot tell it; a group saves its share, by
+    products, of what all layers save.
     """
 
     group: str
@@ -59,6 +66,7 @@ class Cost:
     run: float | None
     run_by_band: tuple[float | None, ...]
     physical: Mapping[str, float]
+    distribution: Mapping[str, Mapping[str, float]]
     megabytes: float
     time: float | None
 
@@ -155,26 +163,33 @@ def measure_sensitivity(
     precision: str = "int8",
     component: str = STEP,
     method: str = "mse",
+    forms: Sequence[str] | None = None,
     replays: int = 2,
     threads: int = 0,
     progress: Report = lambda what, done, total: None,
 ) -> Sensitivity:
-    """What each group of layers of ``component`` costs at each form of ``precision``, a key of :data:`TARGETS`.
+    """What each group of layers of ``component`` costs at each form of ``precision``, a key of :data:`TARGETS`; at
+    ``forms`` of them where given.
 
     ``replays`` whole runs are made for each, none for 0 and for autoencoders; ``method`` is one of
     :data:`~.ranges.METHODS`. Only the runs of :func:`held_out` that are for deciding are used.
-    Raises :class:`CalibrationError` for a recording of another model, and as the parts do.
+    Raises :class:`CalibrationError` for a recording of another model, :class:`RequestError` for a form that the
+    precision does not have, and as the parts do.
     """
     runs, _ = held_out(trajectories)
     check_model(bundle, trajectories)
     target = TARGETS[precision]
+    chosen = target.forms if forms is None else tuple(dict.fromkeys(forms))
+    if not chosen or not set(chosen) <= set(target.forms):
+        raise RequestError(f"found the forms {', '.join(chosen)}, expected some of {', '.join(target.forms)}")
     layers = quantisable(bundle, component, precision)
     if not layers:
         raise CalibrationError(f"{component} has no layer that {precision} could quantise; choose another precision")
     ranges = component_ranges(bundle, trajectories, component, precision, method, threads=threads)
     judge = Judge(bundle, trajectories, runs, component, threads, replays)
     grouped = groups(layers)
-    total = len(target.forms) * (len(grouped) + 1)
+    base = bundle.onnx_path(component, target.base)
+    total = len(chosen) * (len(grouped) + 1)
     base_bytes = sum(record.bytes for record in bundle.variant(component, target.base).files)
     products = {layer.path: layer.size * _positions(ranges, layer) for layer in layers}
     whole: list[Cost] = []
@@ -182,14 +197,14 @@ def measure_sensitivity(
     # What a CPU takes for TensorRT's forms says nothing about a GPU.
     timed = not precision.endswith("-qdq")
     base_seconds, _ = judge.seconds(None)
-    for form in target.forms:
+    for form in chosen:
         progress(f"sensitivity {form} all", len(whole) + len(costs), total)
-        all_layers, (at_base, seconds) = _cost(bundle, component, precision, "all", layers, form, ranges, judge)
+        all_layers, (at_base, seconds) = _cost(base, component, precision, "all", layers, form, ranges, judge)
         saved = 1 - seconds / at_base
         whole.append(_with(all_layers, base_bytes, layers, target.base, 1 - saved if timed else None))
         for name, members in grouped.items():
             progress(f"sensitivity {form} {name}", len(whole) + len(costs), total)
-            cost, _ = _cost(bundle, component, precision, name, members, form, ranges, judge)
+            cost, _ = _cost(base, component, precision, name, members, form, ranges, judge)
             share = sum(products[layer.path] for layer in members) / sum(products.values())
             costs.append(_with(cost, base_bytes, members, target.base, 1 - saved * share if timed else None))
     progress("sensitivity", total, total)
@@ -218,7 +233,7 @@ def check_model(bundle: Bundle, trajectories: Trajectories) -> None:
 
 
 def _cost(
-    bundle: Bundle,
+    base: Path,
     component: str,
     precision: str,
     name: str,
@@ -229,14 +244,14 @@ def _cost(
 ) -> tuple[Cost, tuple[float, float]]:
     with tempfile.TemporaryDirectory(prefix="copgen-sensitivity-") as folder:
         path, *_ = write_variant(
-            bundle, component, precision, {layer.path: form for layer in layers}, ranges, Path(folder) / "group.onnx"
+            base, component, precision, {layer.path: form for layer in layers}, ranges, Path(folder) / "group.onnx"
         )
         session = open_variant(path, form, judge.threads)
         call = judge.call_errors(session)
-        run, run_by_band, physical = judge.run_errors(network_of(session), by_band=name != "all")
+        run = judge.run_errors(network_of(session), group=name != "all")
         seconds = judge.seconds(session) if name == "all" else (0.0, 0.0)
     paths = tuple(layer.path for layer in layers)
-    return Cost(name, form, paths, call, run, run_by_band, physical, 0.0, None), seconds
+    return Cost(name, form, paths, call, run.whole, run.by_band, run.physical, run.distribution, 0.0, None), seconds
 
 
 def _with(cost: Cost, base_bytes: int, layers: Sequence[Layer], base: str, time: float | None) -> Cost:

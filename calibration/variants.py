@@ -46,6 +46,7 @@ TARGETS: Mapping[str, Target] = {
     "int8": Target("fp32", ("dynamic", "dynamic-migrated", "u8s8", "u8s8-migrated", "blocks8")),
     "int8-qdq": Target("fp16", ("s8s8", "s8s8-migrated", "w8", "w8-migrated"), convolutions=True),
     "fp8-qdq": Target("fp16", ("fp8", "fp8-migrated")),
+    "int4-weights-qdq": Target("fp16", ("w4", "w4-migrated", "w8", "w8-migrated")),
     "int8-weights": Target("fp32", ("blocks8",)),
     "int4-weights": Target("fp32", ("blocks4", "blocks8")),
 }
@@ -61,15 +62,16 @@ def quantisable(bundle: Bundle, component: str, precision: str) -> list[Layer]:
 
 
 def write_variant(
-    bundle: Bundle, component: str, precision: str, forms: Mapping[str, str], ranges: Ranges, path: Path
+    base: Path, component: str, precision: str, forms: Mapping[str, str], ranges: Ranges, path: Path
 ) -> tuple[Path, ...]:
     """Write the graph of ``component`` for ``precision`` (a key of :data:`TARGETS`) to ``path``; the files, the graph
-    first. ``forms`` has the form of each layer by its path; layers that are not in it stay as they are in the base.
+    first. ``base`` is its ONNX file in the target's base, ``forms`` has the form of each layer by its path; layers that
+    are not in it stay as they are there.
 
     Raises :class:`CalibrationError` for a layer that the graph lacks or a form that the target does not run.
     """
     target = TARGETS[precision]
-    model = onnx.load(bundle.onnx_path(component, target.base))
+    model = onnx.load(base)
     layers = {layer.path: layer for layer in find_layers(component, model)}
     for name, form in forms.items():
         if name not in layers or (layers[name].op == "Conv" and not target.convolutions):

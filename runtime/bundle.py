@@ -31,9 +31,11 @@ QUANTISED: Mapping[str, str] = {
     "fp8-qdq": "fp16",
     "int8-weights": "fp32",
     "int4-weights": "fp32",
+    "int4-weights-qdq": "fp16",
 }
 """What ``copgen-edge quantize`` adds, with the precision in which the components run that have no such variant:
-products in INT8 for a CPU, in INT8 and FP8 for TensorRT, and weights alone in INT8 and INT4."""
+products in INT8 for a CPU, in INT8 and FP8 for TensorRT, weights alone in INT8 and INT4 for a CPU and in INT4 for
+TensorRT."""
 
 ALL_PRECISIONS = (*PRECISIONS, *QUANTISED)
 COSTS = ("flops_per_row", "weight_bytes", "activation_bytes_per_row")

@@ -14,7 +14,7 @@ WANTED = ("auto", "fp32", "fp16", "int8", "fp8", "int8-weights", "int4-weights")
 RUNS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime-cpu": ("int8", "int8-weights", "int4-weights", "fp32", "fp16"),
     "onnxruntime-cuda": ("fp16", "fp32"),
-    "tensorrt": ("fp8-qdq", "int8-qdq", "fp16", "fp32"),
+    "tensorrt": ("fp8-qdq", "int8-qdq", "int4-weights-qdq", "fp16", "fp32"),
 }
 """What each backend runs, the fastest first."""
 

@@ -32,6 +32,7 @@ def sensitivity(groups: int = 5, seed: int = 0) -> Sensitivity:
                     error * factor[0] * 0.02,
                     (),
                     {},
+                    {},
                     100 - size * factor[1],
                     1 - speed * factor[2],
                 )

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from copgen_edge.calibration.layers import Layer
-from copgen_edge.calibration.qdq import Limits, quantise_layers
+from copgen_edge.calibration.qdq import INT4_BLOCK, Limits, quantise_layers
 from copgen_edge.runtime.errors import CalibrationError
 from onnx import TensorProto, helper, numpy_helper
 
@@ -61,6 +61,31 @@ def test_integers_are_those_of_the_arithmetic(form: str) -> None:
         assert x.min() >= -0.5 - 1e-6, "what is below the limit is cut"
     np.testing.assert_allclose(found, x @ weight, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(untouched, X @ OTHER)
+
+
+def test_int4_weights_have_a_scale_a_block() -> None:
+    weight = RNG.normal(size=(2 * INT4_BLOCK, 3)).astype(np.float32)
+    weight[:INT4_BLOCK] *= 50
+    layer = Layer("first", "n", "MatMul", "x", "w", weight.shape)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "n")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 2 * INT4_BLOCK])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, 3])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    x = RNG.normal(size=(5, 2 * INT4_BLOCK)).astype(np.float32)
+    (found,) = run(quantise_layers(made, {layer: "w4"}, {}), x)
+    blocks = weight.reshape(2, INT4_BLOCK, 3)
+    near = rounded(blocks, np.abs(blocks).max(axis=1, keepdims=True) / 7, 0, -7, 7).reshape(weight.shape)
+    np.testing.assert_allclose(found, x @ near, rtol=1e-4, atol=1e-3)
+    assert sum(len(tensor.raw_data) for tensor in made.graph.initializer) == weight.size // 2 + 2 * 3 * 4
+
+
+def test_weights_that_blocks_do_not_divide_are_refused() -> None:
+    with pytest.raises(CalibrationError, match=r"first has weights of \(8, 6\), which blocks of 64 do not divide"):
+        quantise_layers(model(), {FIRST: "w4"}, {})
 
 
 def test_fp8_keeps_three_bits_of_each_number() -> None:

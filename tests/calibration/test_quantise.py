@@ -66,6 +66,9 @@ def test_the_report_tells_what_each_group_does(sensitivity: Sensitivity, bundle:
         assert whole.megabytes < cost.megabytes < sensitivity.megabytes
         assert set(cost.physical) == set(whole.physical) and cost.physical
     assert all(value >= 0 for value in whole.physical.values()) and max(whole.physical.values()) > 0
+    assert whole.distribution and not sensitivity.groups[0].distribution
+    for distances in whole.distribution.values():
+        assert 0 < distances["fp32"] < distances["seeds"] * 2
     assert sensitivity.seeds is not None and sensitivity.seeds > 0.1
     assert sensitivity.base == base_files(Bundle.open(bundle), STEP, "int8-weights")
 

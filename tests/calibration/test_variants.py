@@ -30,6 +30,10 @@ def ranges(bundle: Path, recording: Trajectories) -> Ranges:
     return component_ranges(Bundle.open(bundle), recording, STEP, "int8", "max")
 
 
+def base(bundle: Bundle, precision: str = "int8") -> Path:
+    return bundle.onnx_path(STEP, QUANTISED[precision])
+
+
 def expected(bundle: Path) -> np.ndarray:
     found: np.ndarray = cpu_session(Bundle.open(bundle).onnx_path(STEP, "fp32")).run(["noise"], INPUTS)[0]
     return found
@@ -57,7 +61,7 @@ def test_a_variant_is_near_the_network_and_smaller(
 ) -> None:
     opened = Bundle.open(bundle)
     forms = {layer.path: form for layer in quantisable(opened, STEP, precision)}
-    (path,) = write_variant(opened, STEP, precision, forms, ranges, tmp_path / "v.onnx")
+    (path,) = write_variant(base(opened, precision), STEP, precision, forms, ranges, tmp_path / "v.onnx")
     found = open_variant(path, form, 0).run(["noise"], INPUTS)[0]
     error = compare(found, expected(bundle)).relative_l2
     assert 1e-4 < error < bound, "it is quantised, and not broken"
@@ -68,7 +72,7 @@ def test_a_variant_is_near_the_network_and_smaller(
 def test_only_the_layers_that_were_named_change(bundle: Path, ranges: Ranges, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
     forms = {"mid_block.mlp.fc1": "dynamic", "mid_block.mlp.fc2": "blocks8", "out_blocks.0.skip_linear": "u8s8"}
-    (path,) = write_variant(opened, STEP, "int8", forms, ranges, tmp_path / "v.onnx")
+    (path,) = write_variant(base(opened), STEP, "int8", forms, ranges, tmp_path / "v.onnx")
     counts = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert (counts["MatMulInteger"], counts["MatMulNBits"], counts["QuantizeLinear"]) == (1, 1, 1)
     left = Counter(node.op_type for node in onnx.load(opened.onnx_path(STEP, "fp32")).graph.node)["MatMul"]
@@ -78,7 +82,9 @@ def test_only_the_layers_that_were_named_change(bundle: Path, ranges: Ranges, tm
 def test_variants_are_the_same_each_time(bundle: Path, ranges: Ranges, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
     forms = {layer.path: "u8s8-migrated" for layer in quantisable(opened, STEP, "int8")}
-    written = [write_variant(opened, STEP, "int8", forms, ranges, tmp_path / name)[0] for name in ("a.onnx", "b.onnx")]
+    written = [
+        write_variant(base(opened), STEP, "int8", forms, ranges, tmp_path / name)[0] for name in ("a.onnx", "b.onnx")
+    ]
     assert written[0].read_bytes() == written[1].read_bytes()
 
 
@@ -94,12 +100,12 @@ def test_a_plan_for_another_graph_is_refused(
     bundle: Path, ranges: Ranges, tmp_path: Path, precision: str, forms: dict[str, str], message: str
 ) -> None:
     with pytest.raises(CalibrationError, match=message):
-        write_variant(Bundle.open(bundle), STEP, precision, forms, ranges, tmp_path / "v.onnx")
+        write_variant(base(Bundle.open(bundle)), STEP, precision, forms, ranges, tmp_path / "v.onnx")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.tensorrt
-@pytest.mark.parametrize("precision", ["int8-qdq", "fp8-qdq"])
+@pytest.mark.parametrize("precision", ["int8-qdq", "fp8-qdq", "int4-weights-qdq"])
 def test_tensorrt_builds_quantised_products_with_every_attention_fused(
     precision: str, half_bundle: Path, rtx: object, tmp_path: Path
 ) -> None:
@@ -115,12 +121,12 @@ def test_tensorrt_builds_quantised_products_with_every_attention_fused(
     for layer in layers:
         measured[layer.path] = Range.empty(layer.shape[0 if layer.op == "MatMul" else 1])
         measured[layer.path].add(np.full((1, len(measured[layer.path].low[0])), 4, np.float32), -1, 0)
-    form = {"int8-qdq": "s8s8", "fp8-qdq": "fp8"}[precision]
+    form = {"int8-qdq": "s8s8", "fp8-qdq": "fp8", "int4-weights-qdq": "w4"}[precision]
     # First and last layers stay, as does what multiplies two activations.
     trunk = [layer for layer in layers if "_block" in layer.path]
     forms = {layer.path: form + ("-migrated" if "mlp" in layer.path else "") for layer in trunk}
     ranges = Ranges(measured, "max", (1.0,) * BANDS)
-    files = write_variant(opened, STEP, precision, forms, ranges, root / "onnx" / "quantised.onnx")
+    files = write_variant(base(opened, precision), STEP, precision, forms, ranges, root / "onnx" / "quantised.onnx")
     step = opened.component(STEP)
     variant = Variant(tuple(FileRecord.of(root, file) for file in files), 1.0, {})
     run = opened.manifest.reference_run

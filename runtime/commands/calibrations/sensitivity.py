@@ -14,7 +14,17 @@ from ...components import COMPONENTS, STEP
 from ...evaluation.regression import metric_units
 from ...folders import new_folder
 from ...modalities import get
-from ..common import bundle_argument, emit, json_option, need, progress_bar, quiet_option, say, threads_option
+from ..common import (
+    CommaList,
+    bundle_argument,
+    emit,
+    json_option,
+    need,
+    progress_bar,
+    quiet_option,
+    say,
+    threads_option,
+)
 from ..tables import print_table
 
 REPORT, CHART = "sensitivity.json", "sensitivity.png"
@@ -25,6 +35,11 @@ REPORT, CHART = "sensitivity.json", "sensitivity.png"
 @click.option("--calib", type=click.Path(path_type=Path), required=True, help="What 'calibrate record' made.")
 @click.option("--precision", type=click.Choice(list(QUANTISED)), default="int8", show_default=True)
 @click.option("--component", type=click.Choice(COMPONENTS), default=STEP, show_default=True, metavar="NAME")
+@click.option(
+    "--forms",
+    type=CommaList(),
+    help="Only these forms of the precision; for a large model, where each takes long.  [default: all of them]",
+)
 @click.option(
     "--ranges",
     type=click.Choice(["max", "percentile", "mse"]),
@@ -48,6 +63,7 @@ def command(
     calib: Path,
     precision: str,
     component: str,
+    forms: tuple[str, ...] | None,
     ranges: str,
     replays: int,
     out: Path,
@@ -66,8 +82,8 @@ def command(
         with progress_bar(quiet) as progress:
             found = room.measure_sensitivity(
                 opened, recorded,
-                precision=precision, component=component, method=ranges, replays=replays, threads=threads,
-                progress=progress,
+                precision=precision, component=component, method=ranges, forms=forms, replays=replays,
+                threads=threads, progress=progress,
             )  # fmt: skip
         (work / REPORT).write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
         (work / CHART).write_bytes(need("calibration.chart").sensitivity_chart(found))
@@ -99,6 +115,17 @@ def _table(found: Any) -> None:
                 for key in keys
             ],
             text_columns=2,
+        )
+    drawn = found.all[0].distribution
+    if drawn:
+        print_table(
+            "Distribution of the drawn latents, all layers in the form: Wasserstein-1 distance from fp32's, in its "
+            "standard deviations",
+            ("modality", *(cost.form for cost in found.all), "another seed"),
+            [
+                (key, *(f"{cost.distribution[key]['fp32']:.3g}" for cost in found.all), f"{of['seeds']:.3g}")
+                for key, of in drawn.items()
+            ],
         )
     rows = [
         (
