@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 
-from ..runtime.evaluation.extra import library
+from ..runtime.evaluation.figures import new_figure, png
 from .ranges import BAND_EDGES
 from .sensitivity import Sensitivity
 
@@ -21,8 +19,7 @@ def sensitivity_chart(found: Sensitivity) -> bytes:
     """
     names = list(dict.fromkeys(cost.group for cost in found.groups))
     forms = list(dict.fromkeys(cost.form for cost in found.groups))
-    # Without pyplot: no global state, and no display is looked for.
-    figure = library("matplotlib.figure").Figure(figsize=(12, 1.6 + 0.3 * len(names)), layout="constrained")
+    figure = new_figure(12, 1.6 + 0.3 * len(names))
     left, right = figure.subplots(1, 2, sharey=True)
     at = np.arange(len(names))
     for number, form in enumerate(forms):
@@ -45,6 +42,4 @@ def sensitivity_chart(found: Sensitivity) -> bytes:
         panel.grid(axis="x", alpha=0.3)
     what = "at the end of whole runs" if found.seeds is not None else "of a single call"
     figure.suptitle(f"{found.component}, {found.precision}: drift {what}")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    return stream.getvalue()
+    return png(figure)

@@ -49,9 +49,10 @@ def measure_bundle(
 ) -> Iterator[ComponentStatistics]:
     """Statistics of each component of ``bundle`` that ``trajectories`` has inputs of, from its fp32 graph.
 
-    Raises :class:`CalibrationError` where they have none in common, :class:`~copgen_edge.runtime.errors.BundleError`
-    where a component is not there in fp32.
+    Raises :class:`CalibrationError` where they were recorded of another model or have none in common,
+    :class:`~copgen_edge.runtime.errors.BundleError` where a component is not there in fp32.
     """
+    trajectories.require_model_of(bundle)
     names = [name for name in bundle.manifest.components if trajectories.entries(name)]
     if not names:
         raise CalibrationError(

@@ -25,7 +25,7 @@ from ..runtime.solver import make_plan
 from ..runtime.transforms import to_physical
 from .ranges import BANDS, band_of, calls_of_bands
 from .replay import Network, Replay, network_of, relative, starts
-from .trajectories import Entry, RecordedRun, Trajectories, spread
+from .trajectories import RecordedRun, Trajectories, spread
 
 Floats = NDArray[np.float32]
 
@@ -185,9 +185,7 @@ def rows_of(
     trajectories: Trajectories, runs: Sequence[RecordedRun], component: str, most: int
 ) -> list[tuple[dict[str, Floats], float | None]]:
     """At most ``most`` rows of inputs of ``component`` from ``runs``, evenly spread, each with its timestep."""
-    found: list[tuple[RecordedRun, Entry]] = [
-        (run, entry) for run in runs for entry in run.entries if entry.component == component
-    ]
+    found = trajectories.entries(component, runs)
     if not found:
         raise CalibrationError(f"{trajectories.root} has nothing recorded of {component}; record more runs")
     return [

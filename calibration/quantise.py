@@ -23,7 +23,7 @@ from ..runtime.verification import RUN, Check, check_component, check_run, summa
 from .judge import Judge, open_variant
 from .plan import Budget, Plan
 from .replay import network_of
-from .sensitivity import base_files, check_model, component_ranges, held_out
+from .sensitivity import base_files, component_ranges, held_out
 from .trajectories import Trajectories
 from .variants import TARGETS, write_variant
 
@@ -70,7 +70,7 @@ def quantise(
     unseen runs is over the plan's budget: then nothing has changed; :class:`RequestError` where the bundle has the
     precision already and ``overwrite`` does not allow to replace it.
     """
-    check_model(bundle, trajectories)
+    trajectories.require_model_of(bundle)
     _check_plan(bundle, plan, trajectories, replays, overwrite)
     component = bundle.component(plan.component)
     base = bundle.variant(plan.component, TARGETS[plan.precision].base)

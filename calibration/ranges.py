@@ -38,8 +38,8 @@ Doubles = NDArray[np.float64]
 
 @dataclass
 class Range:
-    """One activation over bands of t: ``low`` and ``high`` of each channel (bands, C); shares of its negative and
-    positive values by magnitude, in bins of an eighth of an octave from 2^-24, (bands, 2, bins); ``rows`` seen, each
+    """One activation over bands of t: ``low`` and ``high`` of each channel (bands, C); shares of its values
+    by magnitude, in bins of an eighth of an octave from 2^-24, (bands, bins); ``rows`` seen, each
     with ``positions`` values of a channel."""
 
     low: Doubles
@@ -54,7 +54,7 @@ class Range:
         return cls(
             np.zeros((BANDS, channels)),
             np.zeros((BANDS, channels)),
-            np.zeros((BANDS, 2, _BINS)),
+            np.zeros((BANDS, _BINS)),
             np.zeros(BANDS, np.int64),
         )
 
@@ -63,11 +63,9 @@ class Range:
         flat = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
         self.low[band] = np.minimum(self.low[band], flat.min(axis=0))
         self.high[band] = np.maximum(self.high[band], flat.max(axis=0))
-        for sign in (0, 1):
-            magnitudes = np.maximum(flat if sign else -flat, 0).ravel()
-            magnitudes = magnitudes[magnitudes > 0]
-            bins = ((np.log2(magnitudes) - _FINEST) * _PER_OCTAVE).astype(int).clip(0, _BINS - 1)
-            self.shares[band, sign] += np.bincount(bins, minlength=_BINS) / flat.size
+        magnitudes = np.abs(flat[flat != 0])
+        bins = ((np.log2(magnitudes) - _FINEST) * _PER_OCTAVE).astype(int).clip(0, _BINS - 1)
+        self.shares[band] += np.bincount(bins, minlength=_BINS) / flat.size
         self.rows[band] += 1
         self.positions = len(flat)
 
@@ -90,9 +88,8 @@ class Range:
         if migrated is not None or method == "max" or not max(-low, high) > 0:
             return Limits(low, high, migrated)
         weights = np.asarray(importance, np.float64) * (self.rows > 0)
-        mean = self.shares / np.maximum(self.rows, 1)[:, None, None]
-        both = (weights / weights.sum()) @ mean.sum(axis=1)
-        cut = _percentile(both) if method == "percentile" else _least_error(both, max(-low, high))
+        shares = (weights / weights.sum()) @ (self.shares / np.maximum(self.rows, 1)[:, None])
+        cut = _percentile(shares) if method == "percentile" else _least_error(shares, max(-low, high))
         return Limits(max(low, -cut), min(high, cut))
 
 

@@ -177,7 +177,7 @@ def measure_sensitivity(
     precision does not have, and as the parts do.
     """
     runs, _ = held_out(trajectories)
-    check_model(bundle, trajectories)
+    trajectories.require_model_of(bundle)
     target = TARGETS[precision]
     chosen = target.forms if forms is None else tuple(dict.fromkeys(forms))
     if not chosen or not set(chosen) <= set(target.forms):
@@ -222,14 +222,6 @@ def measure_sensitivity(
         tuple(costs),
         tuple(whole),
     )
-
-
-def check_model(bundle: Bundle, trajectories: Trajectories) -> None:
-    """Raise :class:`CalibrationError` where the trajectories were recorded of another model than the bundle's."""
-    if dict(trajectories.model) != dict(bundle.manifest.model):
-        raise CalibrationError(
-            f"{trajectories.root} was recorded of another model than that of {bundle.root}; record it of this bundle"
-        )
 
 
 def _cost(

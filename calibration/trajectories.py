@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from ..runtime.bundle import FileRecord, sha256
+from ..runtime.bundle import Bundle, FileRecord, sha256
 from ..runtime.components import COMPONENTS, STEP, contract
 from ..runtime.errors import CalibrationError
 from ..runtime.modalities import KEYS
@@ -102,9 +102,21 @@ class Trajectories:
                 raise CalibrationError(f"{file} is missing or not what was recorded; record the trajectories again")
         return found
 
-    def entries(self, component: str) -> list[tuple[RecordedRun, Entry]]:
-        """All rows recorded of ``component``, in the order of the runs."""
-        return [(run, entry) for run in self.runs for entry in run.entries if entry.component == component]
+    def require_model_of(self, bundle: Bundle) -> None:
+        """Raise :class:`CalibrationError` where this was recorded of another model than the one in ``bundle``."""
+        if dict(self.model) != dict(bundle.manifest.model):
+            raise CalibrationError(
+                f"{self.root} was recorded of another model than that of {bundle.root}; record it of this bundle"
+            )
+
+    def entries(self, component: str, runs: Sequence[RecordedRun] | None = None) -> list[tuple[RecordedRun, Entry]]:
+        """All rows recorded of ``component``, in the order of the runs; of some ``runs`` where given."""
+        return [
+            (run, entry)
+            for run in (self.runs if runs is None else runs)
+            for entry in run.entries
+            if entry.component == component
+        ]
 
     def inputs(self, run: RecordedRun, entries: Sequence[Entry]) -> dict[str, Floats]:
         """The inputs, by name, (rows, ...) float32, of ``entries`` of one component in ``run``.

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from ..errors import CopgenError, RequestError
+from .lazy import LazyGroup
 
 VERBS = {
     "demo": "Run the small trained model on a made-up scene, from checkpoint to pictures.",
@@ -37,21 +37,8 @@ USAGE_ERROR = 2
 FAILURE = 1
 
 
-class _Verbs(click.Group):
-    """Loads a verb's module only when the verb is called, so that ``--help`` costs nothing."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        command: click.Command = import_module(f".{cmd_name.replace('-', '_')}", __name__).command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+class _Verbs(LazyGroup):
+    """What goes wrong ends as one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -91,7 +78,13 @@ def _tidy_when_killed() -> Iterator[None]:
             signal.signal(kill, signal.SIG_DFL)
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Verbs,
+    verbs=VERBS,
+    package=__name__,
+    title="Commands",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(version("copgen-edge"), prog_name="copgen-edge")
 def main() -> None:
     """COP-GEN at the edge: generate any Copernicus modality from any others, as georeferenced samples.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
+
+from .lazy import LazyGroup
 
 STEPS = {
     "record": "Record real inputs of every component along real runs.",
@@ -14,23 +14,6 @@ STEPS = {
 }
 
 
-class _Steps(click.Group):
-    """Loads a step's module only when it is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(STEPS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in STEPS:
-            return None
-        command: click.Command = import_module(f".calibrations.{cmd_name}", __package__).command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Steps"):
-            formatter.write_dl(list(STEPS.items()))
-
-
-@click.group("calibrate", cls=_Steps)
+@click.group("calibrate", cls=LazyGroup, verbs=STEPS, package=f"{__package__}.calibrations", title="Steps")
 def command() -> None:
     """Decide precision by measurement: record, look at the halves, measure the sensitivity, plan; then 'quantize'."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -109,6 +110,28 @@ s2_offset_option = click.option(
     callback=_offset,
     help="To add to Sentinel-2 DN; auto: what the file's own metadata say.",
 )
+
+
+def cells_options(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--cells``, which gives ``what`` in place of the made-up world, and how to read them: ``--lulc-map``,
+    ``--s2-offset`` and ``--fill-nodata``."""
+    options = (
+        click.option(
+            "--cells",
+            type=click.Path(path_type=Path),
+            help=f"{what} instead: a folder of cells, FAMILY/CELL.tif or Major TOM's Core-* folders.",
+        ),
+        click.option("--lulc-map", type=CodeMap(), help="Replace land cover codes of the cells, for example 3:4,4:5."),
+        s2_offset_option,
+        click.option("--fill-nodata", is_flag=True, help="Fill missing pixels of the cells instead of refusing them."),
+    )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def need(room: str) -> Any:

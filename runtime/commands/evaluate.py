@@ -31,16 +31,15 @@ from ..precision import WANTED
 from ..raster.conditions import ReadOptions
 from ..raster.radiometry import S2Offset
 from .common import (
-    CodeMap,
     CommaList,
     backend_options,
     bundle_argument,
+    cells_options,
     emit,
     json_option,
     need,
     progress_bar,
     quiet_option,
-    s2_offset_option,
     say,
     threads_option,
 )
@@ -57,11 +56,7 @@ DEFAULT_SAMPLES = 8
     type=click.IntRange(1),
     help=f"The truth: so many patches of the made-up world, held out from training.  [default: {DEFAULT_PATCHES}]",
 )
-@click.option(
-    "--cells",
-    type=click.Path(path_type=Path),
-    help="The truth instead: a folder of cells, FAMILY/CELL.tif or Major TOM's Core-* folders.",
-)
+@cells_options("The truth")
 @click.option(
     "--given",
     type=CommaList(),
@@ -114,9 +109,6 @@ DEFAULT_SAMPLES = 8
     help="Add the conditions one by one, and watch the samples of FAMILY, drawn in place of --generate, tighten.",
 )
 @click.option("--keep-run", is_flag=True, help=f"Keep what was drawn, as {RUN_FILE}, for a later --baseline.")
-@click.option("--lulc-map", type=CodeMap(), help="Replace land cover codes of the cells, for example 3:4,4:5.")
-@s2_offset_option
-@click.option("--fill-nodata", is_flag=True, help="Fill missing pixels of the cells instead of refusing them.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
 @click.option("--batch", type=click.IntRange(1), default=DEFAULT_BATCH, show_default=True, help="Rows a call.")
 @backend_options

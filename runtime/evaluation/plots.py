@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..modalities import get
 from ..raster.render import measure_limits, measure_spread, render
-from .extra import library
+from .figures import new_figure, png
 from .narrowing import Stage
 from .regression import metric_units, to_metric_units
 from .spectra import spectral_bands
@@ -25,15 +24,8 @@ _SHOWN_SAMPLES = 4
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
-    # Without pyplot: no global state, and no display is looked for.
-    figure = library("matplotlib.figure").Figure(figsize=(columns * width, rows * height), layout="constrained")
+    figure = new_figure(columns * width, rows * height)
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _png(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    return stream.getvalue()
 
 
 def histograms(found: Arrays, reference: Arrays, names: tuple[str, str]) -> bytes | None:
@@ -65,7 +57,7 @@ def histograms(found: Arrays, reference: Arrays, names: tuple[str, str]) -> byte
         axis.set_yticks([])
         axis.tick_params(labelsize=7)
     axes.flat[0].legend(fontsize=7, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def samples(drawn: Arrays, truth: Arrays, patch: int) -> bytes:
@@ -94,7 +86,7 @@ def samples(drawn: Arrays, truth: Arrays, patch: int) -> bytes:
             row[-1].set_title(f"{' '.join(spread.words)}: {spread.low}..{spread.high}", fontsize=6)
         else:
             row[-1].axis("off")
-    return _png(figure)
+    return png(figure)
 
 
 def narrowing(stages: Sequence[Stage], real: NDArray[np.float64], family: str, keys: tuple[str, ...]) -> bytes:
@@ -132,7 +124,7 @@ def narrowing(stages: Sequence[Stage], real: NDArray[np.float64], family: str, k
         axis.set_title(f"{bands[band]}: drawn mean minus true ({units})", fontsize=9)
     for axis in axes[1, len(chosen) :]:
         axis.axis("off")
-    return _png(figure)
+    return png(figure)
 
 
 def _telling(keys: tuple[str, ...]) -> list[str]:
@@ -157,4 +149,4 @@ def drift(comparison: Mapping[str, Any]) -> bytes:
     axis.set_xscale("log")
     axis.set_xlabel("relative L2 of the latents against the baseline", fontsize=8)
     axis.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return _png(figure)
+    return png(figure)

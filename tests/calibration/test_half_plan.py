@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def test_a_model_that_holds_needs_nothing(bundle: Path, tmp_path: Path) -> None:
 def test_trajectories_of_something_else_are_refused(bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
     trajectories = Trajectories.open(write_trajectories(tmp_path / "calib", bundle, [STEP]))
+    with pytest.raises(CalibrationError, match="was recorded of another model than that of"):
+        list(measure_bundle(opened, replace(trajectories, model={**trajectories.model, "width": 3})))
     del opened.manifest.components[STEP]  # type: ignore[attr-defined]
     with pytest.raises(CalibrationError, match="has inputs of none of the components"):
         list(measure_bundle(opened, trajectories))

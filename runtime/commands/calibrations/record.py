@@ -18,14 +18,13 @@ from ...pipeline import Pipeline
 from ...raster.conditions import ReadOptions
 from ...raster.radiometry import S2Offset
 from ..common import (
-    CodeMap,
     bundle_argument,
+    cells_options,
     emit,
     json_option,
     need,
     progress_bar,
     quiet_option,
-    s2_offset_option,
     say,
     threads_option,
 )
@@ -44,14 +43,7 @@ FIRST_PATCH = 600_000_000
     type=click.IntRange(1),
     help=f"The data: so many patches of the made-up world, seen by nothing else.  [default: {DEFAULT_PATCHES}]",
 )
-@click.option(
-    "--cells",
-    type=click.Path(path_type=Path),
-    help="The data instead: a folder of cells, FAMILY/CELL.tif or Major TOM's Core-* folders.",
-)
-@click.option("--lulc-map", type=CodeMap(), help="Replace land cover codes of the cells, for example 3:4,4:5.")
-@s2_offset_option
-@click.option("--fill-nodata", is_flag=True, help="Fill missing pixels of the cells instead of refusing them.")
+@cells_options("The data")
 @click.option("--runs", type=click.IntRange(1), help="Runs, each with roles of its own; one a patch by default.")
 @click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True, help="Draws of each run.")
 @click.option("--steps", type=click.IntRange(1), help="Network calls; the bundle's own by default.")

@@ -48,7 +48,7 @@ def request_(tmp_path: Path) -> Request:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are not drawn, which takes most of the time."""
-    monkeypatch.setattr(plots, "_png", lambda figure: b"a picture")
+    monkeypatch.setattr(plots, "png", lambda figure: b"a picture")
 
 
 def evaluate(drawer: Drawer, truth: Truth, request: Request, **more: Any) -> dict[str, Any]:

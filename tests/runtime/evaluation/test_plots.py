@@ -38,7 +38,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(figure)
         return b""
 
-    monkeypatch.setattr(plots, "_png", keep)
+    monkeypatch.setattr(plots, "png", keep)
     return seen
 
 
