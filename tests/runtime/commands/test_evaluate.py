@@ -48,7 +48,7 @@ def kept(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(run: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Runs ``evaluate`` as ``kept`` was, but for the drawing of its pictures, which takes long; arguments that come
     again later win."""
-    monkeypatch.setattr(plots, "_png", lambda figure: b"a picture")
+    monkeypatch.setattr(plots, "png", lambda figure: b"a picture")
 
     def call(*arguments: object, out: Path = tmp_path / "out") -> Outcome:
         return run("evaluate", bundle, *SIZE, "--given", "S2L1C_B01_B09_B10", "-g", CHEAP, "--out", out, *arguments)
