@@ -2,14 +2,24 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from copgen_edge.calibration.trajectories import Trajectories
+from copgen_edge.runtime.bundle import Bundle, write_manifest
+from copgen_edge.runtime.commands import main
 from copgen_edge.runtime.engines.flavours import Flavour, find_flavour
 from copgen_edge.runtime.errors import BackendError
 
+from .calibration.small_recording import small
+
 HALF = ("encoder_DEM_DEM", "dit_step", "decoder_S2L2A_B01_B09")
 """What :func:`half_bundle` holds."""
+
+FEW = ("dit_step", "decoder_S2L2A_B01_B09", "decoder_S2L1C_cloud_mask")
+"""What :func:`few_bundle` holds: of the decoders one of images and one of codes, for all ten take their time."""
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -57,6 +67,43 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def golden_bundle(golden: Path, bundle: Path) -> Path:
     """``bundle``, where it is the recorded checkpoint's."""
     return bundle
+
+
+@pytest.fixture(scope="session")
+def few_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``bundle`` with three of its components; tests must not write in it."""
+    out = tmp_path_factory.mktemp("few") / "bundle"
+    manifest = Bundle.open(bundle).manifest
+    unused = {
+        Path(file.path).name
+        for name, component in manifest.components.items()
+        if name not in FEW
+        for variant in component.precisions.values()
+        for file in variant.files
+    }
+    shutil.copytree(bundle, out, ignore=lambda folder, names: unused & set(names))
+    write_manifest(out, replace(manifest, components={name: manifest.components[name] for name in FEW}))
+    return out
+
+
+@pytest.fixture(scope="session")
+def recording(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Trajectories:
+    """A recording of ``bundle`` by a pretended engine: quick, and as good as any where only numbers are compared. Tests
+    must not write in it."""
+    return small(bundle, tmp_path_factory.mktemp("recording") / "calib")
+
+
+@pytest.fixture(scope="session")
+def report(few_bundle: Path, recording: Trajectories, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What 'calibrate sensitivity' writes about ``few_bundle``; tests must not write in it."""
+    pytest.importorskip("matplotlib")
+    out = tmp_path_factory.mktemp("report") / "sensitivity"
+    asked = ["calibrate", "sensitivity", str(few_bundle), "--calib", str(recording.root), "--replays", "1"]
+    done = CliRunner().invoke(main, [*asked, "--precision", "int8-weights", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert "Decoded values of one run" in done.stderr and "two seeds of fp32 differ by" in done.stderr
+    assert json.loads(done.stdout) == json.loads((out / "sensitivity.json").read_text())
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -4,41 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from copgen_edge.calibration.trajectories import Trajectories
-from copgen_edge.runtime.bundle import Bundle, write_manifest
+from copgen_edge.runtime.bundle import Bundle
 from copgen_edge.runtime.commands import main
 from copgen_edge.runtime.components import STEP
-
-from ...calibration.small_recording import small
-
-
-@pytest.fixture(scope="module")
-def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found: Trajectories = small(bundle, tmp_path_factory.mktemp("recorded") / "calib")
-    return found.root
-
-
-@pytest.fixture(scope="module")
-def report(bundle: Path, recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("matplotlib")
-    folder = tmp_path_factory.mktemp("report")
-    # Of the decoders, one of images and one of codes: all ten take their time.
-    part = Path(shutil.copytree(bundle, folder / "part"))
-    manifest = Bundle.open(part).manifest
-    few = {name: manifest.components[name] for name in (STEP, "decoder_S2L2A_B01_B09", "decoder_S2L1C_cloud_mask")}
-    write_manifest(part, replace(manifest, components=few))
-    out = folder / "sensitivity"
-    asked = ["calibrate", "sensitivity", str(part), "--calib", str(recorded), "--precision", "int8-weights"]
-    done = CliRunner().invoke(main, [*asked, "--replays", "1", "--out", str(out), "--json"])
-    assert done.exit_code == 0, done.stderr
-    assert "Decoded values of one run" in done.stderr and "two seeds of fp32 differ by" in done.stderr
-    assert json.loads(done.stdout) == json.loads((out / "sensitivity.json").read_text())
-    return out
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -58,9 +31,10 @@ def test_the_report_has_a_table_and_a_picture(report: Path) -> None:
 
 
 def test_a_plan_goes_into_a_bundle_and_is_what_generate_runs(
-    bundle: Path, recorded: Path, report: Path, tmp_path: Path
+    few_bundle: Path, recording: Trajectories, report: Path, tmp_path: Path
 ) -> None:
-    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    recorded = recording.root
+    copy = Path(shutil.copytree(few_bundle, tmp_path / "bundle"))
     plan = tmp_path / "plan.json"
     code, out, err = run("calibrate", "plan", report, "--budget", "size<=0.9", "--out", plan, "--json")
     assert code == 0, err
