@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.modalities import IMAGE_KEYS, get
-from .diffusion import MAX_WEIGHT
+from .data import training_seeds, winter_seeds
+from .diffusion import FIRST_CALL_WEIGHT, MAX_WEIGHT
 from .recipe import LATENT_STD, Recipe
 
 _CARD = """# COP-GEN small, a model of a made-up world
@@ -24,8 +25,9 @@ fewer steps, quantisation) can be judged by distributions where the authors' wei
 - Scale factors, in `config.json`, give the latents, whose channels have mean 0, a standard deviation of {latent_std}.
 
 ## Data
-`copgen_edge.copgen_ref.world`: {world_patches} patches, all twelve modalities, seeds {first} to {last}; nothing
-measured. Held-out patches have seeds from 500000000 on.
+`copgen_edge.copgen_ref.world`: {world_patches} patches, all twelve modalities, seeds {first} to {last}, and
+{winter_patches} more at places with frost in winter and a summer, seeds from {first_winter} on; nothing measured.
+Held-out patches have seeds from 500000000 on.
 
 ## Training
 - Autoencoders: L1 + 2 MSE, with L1 of slopes for elevation and reflectance (MSE on one-hot classes), + {kl} KL, AdamW,
@@ -36,8 +38,9 @@ measured. Held-out patches have seeds from 500000000 on.
   t = 1, some absent, at 1000, and one t for all others, whose errors are weighted by (sigma / ({latent_std}
   alpha))^2, from 1 to {max_weight:.0f}. Started as a linear denoiser, AdamW at {rate}, warm-up {warm_up}, cosine decay,
   moving average {ema}; in the last {late_steps} steps the rate rose and fell again, and {ground_share:.0%} of a batch
-  had place, elevation, land cover and date given; {quarter_steps} steps of {batch} quadrants of patches and
-  {whole_steps} of {whole_batch} whole ones; seed {seed}; on {compute}.
+  had place, elevation, land cover and date given, {first_call_share:.0%} of that with noise alone for all else, where
+  errors count {first_call_weight} (sigma / ({latent_std} alpha))^2; {quarter_steps} steps of {batch} quadrants of
+  patches and {whole_steps} of {whole_batch} whole ones; seed {seed}; on {compute}.
 - Mean squared error of the noise over the last 100 steps, by modality:
 {losses}
 
@@ -57,7 +60,7 @@ def write_card(
     pixels), ``last`` the last line of the network's log, ``compute`` what it ran on, in words.
     """
     config, network = recipe.network_config, recipe.network
-    first = recipe.seed % 400 * 1_000_000
+    first = training_seeds(recipe.seed, 1)[0]
 
     def measure(key: str) -> str:
         if get(key).is_codes:
@@ -75,6 +78,10 @@ def write_card(
             world_patches=recipe.patches,
             first=first,
             last=first + recipe.patches - 1,
+            winter_patches=recipe.winter_patches,
+            first_winter=winter_seeds(recipe.seed, 1)[0],
+            first_call_share=network.first_call_share,
+            first_call_weight=FIRST_CALL_WEIGHT,
             autoencoder_patches=recipe.autoencoder_patches,
             kl=next(iter(recipe.autoencoders.values())).kl_weight,
             autoencoder_steps="\n".join(

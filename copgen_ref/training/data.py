@@ -16,8 +16,10 @@ from torch import Tensor
 from ...runtime.modalities import IMAGE_KEYS, KEYS, get
 from ...runtime.transforms import to_model
 from ..world import draw
+from ..world.climate import climate_at, draw_place
 
-_SEEDS_A_RUN = 1_000_000
+_SEEDS_A_RUN, _WINTERS_FROM = 1_000_000, 500_000
+_PLACES = 31
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -27,10 +29,30 @@ def training_seeds(run: int, count: int) -> range:
     return range(run % 400 * _SEEDS_A_RUN, run % 400 * _SEEDS_A_RUN + count)
 
 
+def winter_seeds(run: int, count: int) -> range:
+    """World seeds of as many more, whose places have frost in winter, a summer and rain: of all places few do, and
+    there the date tells most."""
+    first = run % 400 * _SEEDS_A_RUN + _WINTERS_FROM
+    return range(first, first + count)
+
+
+def _place(seed: int) -> tuple[float, float] | None:
+    """Where the patch of a seed lies, if that is not for the world to draw."""
+    if seed % _SEEDS_A_RUN < _WINTERS_FROM:
+        return None
+    rng = np.random.default_rng((_PLACES, seed))
+    while True:
+        place = draw_place(rng)
+        climate = climate_at(*place)
+        coldest = climate.mean_temperature - climate.seasonal_amplitude
+        if coldest < 0 and climate.warmest > 6 and climate.aridity < 0.75:
+            return place
+
+
 def compact_patch(seed: int, keys: Sequence[str] = KEYS) -> Arrays:
     """One patch of the world, (C, H, W) a modality: codes as class numbers (uint8, one channel), others in model space
     (float16; scalars float32)."""
-    physical = draw(seed)
+    physical = draw(seed, place=_place(seed))
     compact: Arrays = {}
     for key in keys:
         m = get(key)

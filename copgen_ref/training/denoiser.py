@@ -16,7 +16,7 @@ from ...runtime.folders import whole_file
 from ...runtime.modalities import KEYS, MODALITIES
 from ..network import CopgenNetwork, NetworkConfig, patchify, split_joint
 from .compute import Compute, learning_rate
-from .diffusion import diffuse, draw_ground_times, draw_latents, draw_times, modality_losses
+from .diffusion import draw_first_calls, draw_ground_times, draw_latents, draw_times, modality_losses, without_trace
 from .recipe import NetworkRecipe
 
 Report = Callable[[int, dict[str, float], CopgenNetwork], None]
@@ -136,20 +136,21 @@ class NetworkTraining:
         # Each step has its own stream, so that a resumed training draws what an uninterrupted one would.
         rng = np.random.default_rng([self.seed, 1_000, self.step])
         whole = self.step >= recipe.steps - recipe.whole_steps
-        rows = np.sort(rng.integers(len(means), size=recipe.whole_batch if whole else recipe.batch))
+        rows = rng.integers(len(means), size=recipe.whole_batch if whole else recipe.batch)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         clean = draw_latents(means[rows], deviations[rows], generator)
         noise = torch.randn(clean.shape, generator=generator)
         ground = round(len(rows) * recipe.ground_share) if self.step >= recipe.first_ground_step else 0
-        others = len(rows) - ground
+        others, first_calls = len(rows) - ground, round(ground * recipe.first_call_share)
         drawn = (
             draw_times(others, round(others * recipe.sampling_share), generator),
-            draw_ground_times(ground, generator),
+            draw_ground_times(ground - first_calls, generator),
+            draw_first_calls(first_calls, generator),
         )
         times, weights = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         quadrants = torch.randint(4, (len(rows),), generator=generator)
         clean, noise, times, weights, quadrants = (x.to(device) for x in (clean, noise, times, weights, quadrants))
-        noisy = diffuse(clean, times, noise)
+        noisy, noise = without_trace(clean, times, noise, slice(len(rows) - first_calls, None))
         with self.compute.autocast():
             if whole:
                 losses = modality_losses(self.network.forward_joint(noisy, times.float()), noise, weights)

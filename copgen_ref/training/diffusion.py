@@ -13,6 +13,9 @@ from .recipe import LATENT_STD
 
 MAX_WEIGHT = 50.0
 
+FIRST_CALL_WEIGHT = 0.5
+"""What an error of one standard deviation of a latent counts in the rows of :func:`draw_first_calls`."""
+
 ON_THE_GROUND = [KEYS.index(key) for key in ("3d_cartesian_lat_lon", "DEM_DEM", "LULC_LULC", "mean_timestamps")]
 """Indices of what maps and a calendar give: place, elevation, land cover and date."""
 
@@ -72,12 +75,43 @@ def draw_ground_times(rows: int, generator: torch.Generator) -> tuple[Tensor, Te
     """The same for samples from place, elevation, land cover and date, each of which is given in most of the rows; in
     some of them, radar or top-of-atmosphere reflectance is given too."""
     shared = torch.randint(_GROUND_FROM, TRAIN_STEPS + 1, (rows, 1), generator=generator)
+    is_given = _given_on_the_ground(rows, generator)
+    return torch.where(is_given, 1, shared), torch.where(is_given, 0.0, _weight(shared))
+
+
+def draw_first_calls(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same for the first call of such a sample: what is not given is at 1000, its error weighted in full, by (sigma
+    / (s alpha))^2 times :data:`FIRST_CALL_WEIGHT`.
+
+    There an error of the noise, weighted as elsewhere, hardly shows what the latents were to be, and a network that
+    learns by it alone finds what the noised truth still tells instead of what the date does.
+    """
+    is_given = _given_on_the_ground(rows, generator)
+    full = (FIRST_CALL_WEIGHT * ((NOISE / SIGNAL)[-1] / _STD).square()).float()
+    return torch.where(is_given, 1, TRAIN_STEPS), torch.where(is_given, 0.0, full)
+
+
+def without_trace(clean: Tensor, times: Tensor, noise: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """Noised latents and the noise that is to be found in them, both (B, 26118).
+
+    They are :func:`diffuse`'s and ``noise``, but in ``rows`` what is at 1000 is ``noise`` alone, as where sampling
+    starts, and the noise to be found is what would leave ``clean`` there.
+    """
+    noisy, wanted = diffuse(clean, times, noise), noise.clone()
+    at_top = (times[rows] == TRAIN_STEPS)[:, _OF_MODALITY.to(clean.device)]
+    noisy[rows] = torch.where(at_top, noise[rows], noisy[rows])
+    left = (noise[rows] - float(SIGNAL[-1]) * clean[rows]) / float(NOISE[-1])
+    wanted[rows] = torch.where(at_top, left, noise[rows])
+    return noisy, wanted
+
+
+def _given_on_the_ground(rows: int, generator: torch.Generator) -> Tensor:
     is_given = torch.zeros(rows, len(KEYS), dtype=torch.bool)
     is_given[:, ON_THE_GROUND] = torch.rand(rows, len(ON_THE_GROUND), generator=generator) < _GROUND_GIVEN
     also = torch.rand(rows, 1, generator=generator)
     is_given |= (also < _ALSO_TOP) & torch.tensor([m.family == "S2L1C" and not m.is_codes for m in MODALITIES])
     is_given |= (also > 1 - _ALSO_RADAR) & torch.tensor([m.family == "S1RTC" for m in MODALITIES])
-    return torch.where(is_given, 1, shared), torch.where(is_given, 0.0, _weight(shared))
+    return is_given
 
 
 def _weight(times: Tensor) -> Tensor:

@@ -45,9 +45,10 @@ class NetworkRecipe:
     warm-up, then a cosine to ``final_rate`` of the rate, of which queries, keys and values have ``attention_rate``; and
     the exponential moving average of the weights is kept.
 
-    In the last ``late_share`` of the steps, ``ground_share`` of a batch has place, elevation, cover and date given; the
-    rate rises again within ``ground_warm_up`` steps and falls, and attention has all of it: the heads no longer
-    need to be kept at what they started with, and have to find what else the land cover tells."""
+    In the last ``late_share`` of the steps, ``ground_share`` of a batch has place, elevation, cover and date given, and
+    ``first_call_share`` of that what the first call of sampling sees, noise alone for all else; the rate rises again
+    within ``ground_warm_up`` steps and falls, and attention has all of it: the heads no longer need to be kept at what
+    they started with, and have to find what else the land cover tells."""
 
     steps: int
     batch: int = 16
@@ -56,6 +57,7 @@ class NetworkRecipe:
     sampling_share: float = 0.5
     late_share: float = 0.37
     ground_share: float = 0.5
+    first_call_share: float = 0.5
     ground_warm_up: int = 150
     learning_rate: float = 1.5e-4
     attention_rate: float = 0.2
@@ -78,11 +80,13 @@ class NetworkRecipe:
 @dataclass(frozen=True)
 class Recipe:
     """All of it. ``autoencoders`` is keyed by modality; ``patches`` of the world are encoded for the network, the first
-    ``autoencoder_patches`` of which train the autoencoders; ``held_out`` others tell the reconstruction error."""
+    ``autoencoder_patches`` of which train the autoencoders, and with them ``winter_patches`` of places with a winter
+    and a summer; ``held_out`` others tell the reconstruction error."""
 
     network_config: NetworkConfig
     autoencoder_patches: int
     patches: int
+    winter_patches: int
     autoencoders: Mapping[str, AutoencoderRecipe]
     network: NetworkRecipe
     held_out: int = 32
@@ -98,6 +102,7 @@ class Recipe:
             self,
             autoencoder_patches=times(self.autoencoder_patches, 8),
             patches=times(self.patches, 16),
+            winter_patches=times(self.winter_patches, 8),
             held_out=times(self.held_out, 2),
             autoencoders={key: replace(one, steps=times(one.steps, 2)) for key, one in self.autoencoders.items()},
             network=replace(self.network, steps=times(self.network.steps, 2)),
@@ -115,6 +120,7 @@ SMALL = Recipe(
     NetworkConfig(width=384, depth=2, heads=12, patch_sizes=tuple(_PATCHES[m.latent_shape[1]] for m in MODALITIES)),
     autoencoder_patches=1024,
     patches=2048,
+    winter_patches=1536,
     autoencoders={
         "DEM_DEM": AutoencoderRecipe(3000),
         "LULC_LULC": AutoencoderRecipe(2000),

@@ -29,7 +29,7 @@ from ..world_truth import HELD_OUT
 from .autoencoders import encode, new_autoencoder, train_autoencoder
 from .card import write_card
 from .compute import Compute
-from .data import Arrays, PatchSource, patch_source, to_tensor, training_seeds
+from .data import Arrays, PatchSource, patch_source, to_tensor, training_seeds, winter_seeds
 from .denoiser import NetworkTraining
 from .recipe import LATENT_STD, NORM_GROUPS, Recipe
 from .samples import write_samples
@@ -174,18 +174,18 @@ def _latents(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     folder = work / "latents"
     folder.mkdir(exist_ok=True)
-    seeds = training_seeds(recipe.seed, recipe.patches)
-    means = np.empty((recipe.patches, JOINT_SIZE), np.float32)
+    seeds = (*training_seeds(recipe.seed, recipe.patches), *winter_seeds(recipe.seed, recipe.winter_patches))
+    means = np.empty((len(seeds), JOINT_SIZE), np.float32)
     deviations = np.empty_like(means)
-    for start in range(0, recipe.patches, _SHARD):
-        rows = slice(start, min(start + _SHARD, recipe.patches))
+    for start in range(0, len(seeds), _SHARD):
+        rows = slice(start, min(start + _SHARD, len(seeds)))
         path = folder / f"{start:06d}.safetensors"
         if not path.exists():
             mean, deviation = encode(autoencoders, source.stacked(seeds[rows], KEYS), compute)
             _save_whole(path, {"mean": torch.from_numpy(mean), "deviation": torch.from_numpy(deviation)})
         shard = load_file(path)
         means[rows], deviations[rows] = shard["mean"].numpy(), shard["deviation"].numpy()
-        progress("latents", rows.stop, recipe.patches)
+        progress("latents", rows.stop, len(seeds))
     return means, deviations
 
 

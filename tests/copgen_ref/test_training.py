@@ -15,24 +15,30 @@ from copgen_edge.copgen_ref.network import Attention, CopgenNetwork, NetworkConf
 from copgen_edge.copgen_ref.training import small
 from copgen_edge.copgen_ref.training.autoencoders import encode, new_autoencoder, train_autoencoder
 from copgen_edge.copgen_ref.training.compute import Compute, learning_rate
-from copgen_edge.copgen_ref.training.data import compact_patch, crops, to_tensor, training_seeds
+from copgen_edge.copgen_ref.training.data import compact_patch, crops, to_tensor, training_seeds, winter_seeds
 from copgen_edge.copgen_ref.training.denoiser import NetworkTraining, quadrant_losses
 from copgen_edge.copgen_ref.training.diffusion import (
+    FIRST_CALL_WEIGHT,
+    NOISE,
     ON_THE_GROUND,
+    SIGNAL,
     diffuse,
+    draw_first_calls,
     draw_ground_times,
     draw_times,
     modality_losses,
+    without_trace,
 )
 from copgen_edge.copgen_ref.training.recipe import LATENT_STD, SMALL, AutoencoderRecipe, NetworkRecipe, Recipe
 from copgen_edge.copgen_ref.training.samples import sample_latents
 from copgen_edge.copgen_ref.training.small import train_small
 from copgen_edge.copgen_ref.world import draw
+from copgen_edge.copgen_ref.world.climate import climate_at
 from copgen_edge.copgen_ref.world_truth import HELD_OUT
 from copgen_edge.runtime.errors import RequestError
 from copgen_edge.runtime.modalities import IMAGE_KEYS, JOINT_SIZE, JOINT_SLICES, KEYS
 from copgen_edge.runtime.schedule import alpha, sigma
-from copgen_edge.runtime.transforms import to_model
+from copgen_edge.runtime.transforms import to_model, to_physical
 from safetensors.torch import load_file
 
 CPU = Compute(torch.device("cpu"), bfloat16=False)
@@ -82,6 +88,19 @@ def test_training_and_held_out_seeds_never_meet() -> None:
         seeds = training_seeds(run, SMALL.scaled(100).patches)
         assert seeds[-1] < HELD_OUT
     assert not set(training_seeds(0, 4096)) & set(training_seeds(1, 4096))
+    for run in (0, 399):
+        winters = winter_seeds(run, SMALL.scaled(100).winter_patches)
+        assert training_seeds(run, SMALL.scaled(100).patches)[-1] < winters[0] and winters[-1] < HELD_OUT
+    assert winter_seeds(0, 100_000)[-1] < training_seeds(1, 1)[0]
+
+
+def test_places_of_winter_seeds_have_a_winter_and_others_are_the_worlds() -> None:
+    key = "3d_cartesian_lat_lon"
+    for seed in winter_seeds(0, 20):
+        found = compact_patch(seed, [key])[key]
+        climate = climate_at(*to_physical(key, found[None])[0])
+        assert climate.mean_temperature - climate.seasonal_amplitude < 0.01 and climate.warmest > 5.99
+    np.testing.assert_array_equal(compact_patch(3, [key])[key], to_model(key, draw(3)[key])[0].astype(np.float32))
 
 
 def test_the_rate_rises_and_falls() -> None:
@@ -152,6 +171,31 @@ def test_times_of_samples_from_the_ground_share_one_that_is_not_given() -> None:
     assert none[0].shape == none[1].shape == (0, 12)
 
 
+def test_first_calls_start_from_noise_and_errors_count_in_units_of_the_latents() -> None:
+    random = torch.Generator().manual_seed(0)
+    times, weights = draw_first_calls(2000, random)
+    given = times == 1
+    assert 0.89 < given[:, ON_THE_GROUND].float().mean() < 0.95
+    assert ((times == 1000) == ~given).all() and ((weights > 0) == ~given).all()
+    image = KEYS.index("S2L2A_B02_B03_B04_B08")
+    clean, noise = torch.randn(2, 26118, generator=random) * LATENT_STD, torch.randn(2, 26118, generator=random)
+    # An error of the noise that moves the latents by their standard deviation.
+    moved = (LATENT_STD * SIGNAL[-1] / NOISE[-1]).square()
+    assert float(weights[0, image] * moved) == pytest.approx(FIRST_CALL_WEIGHT, rel=1e-6)
+
+    both = times[:2].clone()
+    both[:, 0] = torch.tensor([1, 300])
+    noisy, wanted = without_trace(clean, both, noise, slice(1, None))
+    usual = diffuse(clean, both, noise)
+    assert torch.equal(noisy[0], usual[0]) and torch.equal(wanted[0], noise[0])
+    for key, time in zip(KEYS, both[1].tolist(), strict=True):
+        at = JOINT_SLICES[key]
+        assert torch.equal(noisy[1, at], (noise if time == 1000 else usual)[1, at])
+    torch.testing.assert_close(diffuse(clean, both, wanted)[1], noisy[1], rtol=1e-5, atol=1e-5)
+    none = draw_first_calls(0, random)
+    assert none[0].shape == none[1].shape == (0, 12)
+
+
 def untrained(config: NetworkConfig = TINY, seed: int = 3) -> CopgenNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -212,16 +256,19 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert not torch.equal(other["norm.weight"], whole["norm.weight"])
 
 
-def test_the_network_learns_to_tell_the_noise() -> None:
+@pytest.mark.parametrize("late_share", [0.0, 1.0])
+def test_the_network_learns_to_tell_the_noise(late_share: float) -> None:
     mean, deviation = latents(2)
     totals: list[float] = []
 
     def report(step: int, losses: dict[str, float], average: CopgenNetwork) -> None:
         totals.append(sum(losses.values()))
 
-    recipe = NetworkRecipe(60, batch=4, warm_up=5, learning_rate=3e-3)
+    recipe = NetworkRecipe(
+        60, batch=4, warm_up=5, ground_warm_up=5, late_share=late_share, learning_rate=3e-3, first_call_share=0.5
+    )
     NetworkTraining(untrained(replace(TINY, width=64)), recipe, seed=0, compute=CPU).run(mean, deviation, report)
-    assert np.mean(totals[-10:]) < 0.85 * np.mean(totals[:3])
+    assert np.mean(totals[-10:]) < 0.85 * np.mean(totals[:10])
 
 
 def test_an_autoencoder_learns_and_starts_from_its_seed(patches: dict[str, np.ndarray]) -> None:
@@ -296,6 +343,7 @@ RECIPE = Recipe(
     TINY,
     autoencoder_patches=2,
     patches=4,
+    winter_patches=2,
     autoencoders={key: AutoencoderRecipe(2, batch=1, crop=32, warm_up=1) for key in IMAGE_KEYS},
     network=NetworkRecipe(4, batch=2, whole_batch=1, warm_up=1),
     held_out=2,
