@@ -137,5 +137,5 @@ def half_bundle(wide_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     from copgen_edge.export import exporter
 
     out = tmp_path_factory.mktemp("half") / "bundle"
-    exporter.export_bundle(wide_checkpoint, out, precisions=("fp16",), components=HALF)
+    exporter.export_bundle(wide_checkpoint, out, precisions=("fp16",), components=HALF, workers=2)
     return out
