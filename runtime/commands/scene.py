@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..folders import require_new
 from ..pipeline import DEFAULT_BATCH, Pipeline
 from ..provenance import engine_notes
 from ..raster.conditions import ReadOptions
@@ -187,6 +188,7 @@ def command(
     for line in (*engine_notes(pipeline), *task.lines(), *expected.lines()):
         tell(line)
     if dry_run:
+        require_new(out)
         if as_json:
             emit({"plan": task.lines(), **expected.as_json()})
         return

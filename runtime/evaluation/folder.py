@@ -13,6 +13,7 @@ from ..errors import RequestError
 from ..folders import new_folder
 from ..modalities import FAMILIES, JOINT_SIZE, get, resolve
 from ..pipeline import Pipeline, Progress
+from ..weights import words_for
 from . import plots, report
 from .comparison import compare_runs
 from .extra import library
@@ -228,6 +229,6 @@ def _notes(found: dict[str, Any], patches: int) -> list[str]:
 def _drawn_by(run: Mapping[str, Any]) -> str:
     engine = run["engine"]
     return (
-        f"{run['bundle']} ({run['weights']} weights), {engine['precision']} on {engine['backend']}, "
+        f"{run['bundle']}{words_for(run['weights']).title}, {engine['precision']} on {engine['backend']}, "
         f"{run['steps']} steps of {run['solver']}."
     )

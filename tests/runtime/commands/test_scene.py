@@ -135,6 +135,10 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(bundle: Path, dem: P
     assert plan["memory_bytes"] > plan["state_bytes"] > 0
     assert "windows: 2 x 2" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dem.tif"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    done = scene(bundle, tmp_path / "out", "-c", f"DEM={dem}", "-g", "LULC", "--dry-run")
+    assert done.exit_code == 2 and "holds something already" in done.stderr
 
 
 def test_gaps_are_filled_or_absent_and_both_are_told(bundle: Path, cover: Path, tmp_path: Path) -> None:
