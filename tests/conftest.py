@@ -1,19 +1,20 @@
 """Fixtures that several rooms share: recorded tensors, real data, and one bundle exported for the whole session."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
-from copgen_edge.calibration.trajectories import Trajectories
 from copgen_edge.runtime.bundle import Bundle, write_manifest
-from copgen_edge.runtime.commands import main
 from copgen_edge.runtime.engines.flavours import Flavour, find_flavour
 from copgen_edge.runtime.errors import BackendError
 
-from .calibration.small_recording import small
+if TYPE_CHECKING:
+    from copgen_edge.calibration.trajectories import Trajectories
 
 HALF = ("encoder_DEM_DEM", "dit_step", "decoder_S2L2A_B01_B09")
 """What :func:`half_bundle` holds."""
@@ -90,6 +91,8 @@ def few_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recording(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Trajectories:
     """A recording of ``bundle`` by a pretended engine: quick, and as good as any where only numbers are compared. Tests
     must not write in it."""
+    from .calibration.small_recording import small
+
     return small(bundle, tmp_path_factory.mktemp("recording") / "calib")
 
 
@@ -97,6 +100,9 @@ def recording(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Traject
 def report(few_bundle: Path, recording: Trajectories, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What 'calibrate sensitivity' writes about ``few_bundle``; tests must not write in it."""
     pytest.importorskip("matplotlib")
+    from click.testing import CliRunner
+    from copgen_edge.runtime.commands import main
+
     out = tmp_path_factory.mktemp("report") / "sensitivity"
     asked = ["calibrate", "sensitivity", str(few_bundle), "--calib", str(recording.root), "--replays", "1"]
     done = CliRunner().invoke(main, [*asked, "--precision", "int8-weights", "--out", str(out), "--json"])

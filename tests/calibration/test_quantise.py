@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from copgen_edge.calibration import quantise as quantising
-from copgen_edge.calibration.plan import Budget, Plan, make_plan
+from copgen_edge.calibration.plan import Budget, Plan, make_plan, read_json
 from copgen_edge.calibration.quantise import MARGIN, quantise
 from copgen_edge.calibration.sensitivity import Sensitivity, base_files, held_out
 from copgen_edge.calibration.trajectories import Trajectories
@@ -25,7 +25,7 @@ from copgen_edge.runtime.verification import check_bundle, check_files
 
 @pytest.fixture(scope="session")
 def sensitivity(report: Path) -> Sensitivity:
-    return Sensitivity.from_dict(json.loads((report / "sensitivity.json").read_text()))
+    return Sensitivity.from_dict(read_json(report / "sensitivity.json"))
 
 
 @pytest.fixture

@@ -33,13 +33,12 @@ def test_the_report_has_a_table_and_a_picture(report: Path) -> None:
 def test_a_plan_goes_into_a_bundle_and_is_what_generate_runs(
     few_bundle: Path, recording: Trajectories, report: Path, tmp_path: Path
 ) -> None:
-    recorded = recording.root
     copy = Path(shutil.copytree(few_bundle, tmp_path / "bundle"))
     plan = tmp_path / "plan.json"
     code, out, err = run("calibrate", "plan", report, "--budget", "size<=0.9", "--out", plan, "--json")
     assert code == 0, err
     assert json.loads(out)["megabytes"] <= 0.9 and "expected: drift" in err
-    code, out, err = run("quantize", copy, "--plan", plan, "--calib", recorded, "--replays", 1, "--json")
+    code, out, err = run("quantize", copy, "--plan", plan, "--calib", recording.root, "--replays", 1, "--json")
     assert code == 0, err
     made = json.loads(out)
     assert made["precision"] == "int8-weights" and made["calibration"]["run_drift"] > 0
@@ -56,7 +55,7 @@ def test_a_plan_goes_into_a_bundle_and_is_what_generate_runs(
     assert "int8-weights" in err and "is allowed" in err
     code, _, err = run(*asked, tmp_path / "b", "--precision", "int8")
     assert code == 2 and "make it with 'copgen-edge quantize'" in err
-    code, _, err = run("quantize", copy, "--plan", plan, "--calib", recorded)
+    code, _, err = run("quantize", copy, "--plan", plan, "--calib", recording.root)
     assert code == 2 and "--overwrite replaces it" in err
     assert Bundle.open(copy).variant(STEP, "int8-weights").run_drift == made["calibration"]["run_drift"]
 
