@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...runtime.modalities import KEYS, Modality, get
+from ...runtime.raster.render import horn_gradient
+from ...runtime.transforms import image_to_physical
 from ..autoencoder import LOGVAR_RANGE, Autoencoder
 from .compute import Compute, learning_rate
 from .data import crops, to_tensor
@@ -19,6 +21,7 @@ from .recipe import AutoencoderRecipe, autoencoder_config
 _FIRST_LOG_VARIANCE = -6.0
 _BRANCH_GAIN = 0.3
 _SLOPE_WEIGHTS = {"elevation": 5.0, "reflectance": 2.0}
+_RELIEF_UNITS, _RELIEF_WEIGHT = (0.1, 0.1, 500.0), 0.1
 _ROWS = 4
 
 Report = Callable[[int, float], None]
@@ -63,7 +66,7 @@ def train_autoencoder(
 
     The loss is L1 + 2 MSE (and 5 times the L1 of slopes for elevation, 2 times for reflectance), for codes MSE on their
     one-hot planes, plus ``kl_weight`` times the KL divergence a latent element (Kingma and Welling, 2014; Rombach et
-    al., 2022).
+    al., 2022). The first channels of the latent of elevation are to be its :func:`relief`.
     """
     m = get(key)
     compute = compute.for_kind(m.kind)
@@ -84,6 +87,9 @@ def train_autoencoder(
             noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(noise_seed)).to(compute.device)
             found = model.decode(mean + torch.exp(log_variance / 2) * noise)
         loss = _distance(m, found, image) + recipe.kl_weight * _kl(mean, log_variance)
+        if m.kind == "elevation":
+            wanted = relief(m, image).to(compute.device)
+            loss = loss + _RELIEF_WEIGHT * (mean[:, : wanted.shape[1]] - wanted).square().mean()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe.steps, recipe.learning_rate, recipe.warm_up, 0.03)
         optimizer.zero_grad(set_to_none=True)
@@ -105,6 +111,21 @@ def _distance(m: Modality, found: Tensor, image: Tensor) -> Tensor:
         # Relief is small beside the height it stands on, and fields and forests beside clouds.
         loss = loss + _SLOPE_WEIGHTS[m.kind] * sum(difference.diff(dim=dim).abs().mean() for dim in (2, 3))
     return loss
+
+
+def relief(m: Modality, image: Tensor) -> Tensor:
+    """Slope toward the east and toward the north, and elevation, of ``image`` (B, 1, H, W) in model space:
+    the means (B, 3, H / 8, W / 8) over the pixels of a latent pixel, in units of 0.1 m/m and 500 m.
+
+    Model space is logarithmic: a slope is there the product of a height and a difference, both of them curved in the
+    latent, and a network that is to learn from it how slopes are lit, or how high snow lies, does not.
+    """
+    metres = image_to_physical(m.key, image.cpu().numpy())[:, 0]
+    planes = np.stack([[*horn_gradient(one, m.resolution), one] for one in metres])
+    rows, channels, height, width = planes.shape
+    side = m.size // m.latent_shape[1]
+    means = planes.reshape(rows, channels, height // side, side, width // side, side).mean(axis=(3, 5))
+    return torch.from_numpy(means / np.array(_RELIEF_UNITS, np.float32)[:, None, None])
 
 
 def _kl(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ Held-out patches have seeds from 500000000 on.
 
 ## Training
 - Autoencoders: L1 + 2 MSE, with L1 of slopes for elevation and reflectance (MSE on one-hot classes), + {kl} KL, AdamW,
-  on {autoencoder_patches} of the patches:
+  on {autoencoder_patches} of the patches. The first three channels of elevation's latent are its slopes toward the east
+  and the north (in 0.1 m/m) and its height (in 500 m), by an MSE that counts 0.1:
 {autoencoder_steps}
 - Network: the paper's objective (noise prediction, an independent t in 1..1000 for each modality and sample, sum of the
   modalities' mean squared errors) in {paper_share:.0%} of each batch; in the rest a random set of modalities given, at

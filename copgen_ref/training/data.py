@@ -32,8 +32,7 @@ def training_seeds(run: int, count: int) -> range:
 def winter_seeds(run: int, count: int) -> range:
     """World seeds of as many more, whose places have frost in winter, a summer and rain: of all places few do, and
     there the date tells most."""
-    first = run % 400 * _SEEDS_A_RUN + _WINTERS_FROM
-    return range(first, first + count)
+    return training_seeds(run, _WINTERS_FROM + count)[_WINTERS_FROM:]
 
 
 def _place(seed: int) -> tuple[float, float] | None:
@@ -51,7 +50,7 @@ def _place(seed: int) -> tuple[float, float] | None:
 
 def compact_patch(seed: int, keys: Sequence[str] = KEYS) -> Arrays:
     """One patch of the world, (C, H, W) a modality: codes as class numbers (uint8, one channel), others in model space
-    (float16; scalars float32)."""
+    (float16; elevation, whose slopes that would round away, and scalars float32)."""
     physical = draw(seed, place=_place(seed))
     compact: Arrays = {}
     for key in keys:
@@ -59,7 +58,9 @@ def compact_patch(seed: int, keys: Sequence[str] = KEYS) -> Arrays:
         if m.is_codes:
             compact[key] = np.searchsorted(sorted(m.codes), physical[key][0]).astype(np.uint8)
         else:
-            compact[key] = to_model(key, physical[key])[0].astype(np.float16 if m.is_image else np.float32)
+            compact[key] = to_model(key, physical[key])[0].astype(
+                np.float16 if m.is_image and m.kind != "elevation" else np.float32
+            )
     return compact
 
 

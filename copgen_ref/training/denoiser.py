@@ -86,14 +86,18 @@ class NetworkTraining:
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         named = list(self.network.named_parameters())
         # At the full rate the heads lose what they start by looking at, within the warm-up.
-        slow = [p for name, p in named if name.endswith("attn.qkv.weight")]
+        first, slow = (
+            [p for name, p in named if name.endswith("attn.qkv.weight") and name.startswith("in_blocks.0.") == is_first]
+            for is_first in (True, False)
+        )
         decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("attn.qkv.weight")]
         plain = [p for _, p in named if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": slow, "weight_decay": recipe.weight_decay, "attention": True},
-                {"params": decayed, "weight_decay": recipe.weight_decay, "attention": False},
-                {"params": plain, "weight_decay": 0.0, "attention": False},
+                {"params": first, "weight_decay": recipe.weight_decay},
+                {"params": slow, "weight_decay": recipe.weight_decay},
+                {"params": decayed, "weight_decay": recipe.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
             ],
             lr=recipe.learning_rate,
             betas=(0.9, 0.99),
@@ -121,15 +125,15 @@ class NetworkTraining:
             report(self.step, dict(zip(KEYS, losses.tolist(), strict=True)), self.average)
         return self.average
 
-    def _rates(self) -> tuple[float, float]:
-        """The rate, and that of queries, keys and values."""
+    def _rates(self) -> tuple[float, float, float, float]:
+        """The rates of queries, keys and values of the first block and of the others, and twice that of all else."""
         recipe, first = self.recipe, self.recipe.first_ground_step
         if self.step < first:
             rate = learning_rate(self.step, first, recipe.learning_rate, recipe.warm_up, recipe.final_rate)
-            return rate, rate * recipe.attention_rate
+            return rate * recipe.attention_rate, rate * recipe.attention_rate, rate, rate
         done, steps = self.step - first, recipe.steps - first
         rate = learning_rate(done, steps, recipe.learning_rate, recipe.ground_warm_up, recipe.final_rate)
-        return rate, rate
+        return rate * recipe.first_attention_rate, rate, rate, rate
 
     def _one_step(self, means: NDArray[np.float32], deviations: NDArray[np.float32]) -> Tensor:
         recipe, device = self.recipe, self.compute.device
@@ -156,9 +160,8 @@ class NetworkTraining:
                 losses = modality_losses(self.network.forward_joint(noisy, times.float()), noise, weights)
             else:
                 losses = quadrant_losses(self.network, noisy, times.float(), noise, quadrants, weights)
-        rate, attention_rate = self._rates()
-        for group in self.optimizer.param_groups:
-            group["lr"] = attention_rate if group["attention"] else rate
+        for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

@@ -20,7 +20,7 @@ ON_THE_GROUND = [KEYS.index(key) for key in ("3d_cartesian_lat_lon", "DEM_DEM", 
 """Indices of what maps and a calendar give: place, elevation, land cover and date."""
 
 _GROUND_GIVEN, _GROUND_FROM = 0.92, 200
-_ALSO_TOP, _ALSO_RADAR = 0.15, 0.1
+_ALSO_TOP, _ALSO_RADAR, _ALSO_CLOUDS = 0.15, 0.1, 0.3
 
 _GRID = np.arange(1, TRAIN_STEPS + 1) / TRAIN_STEPS
 SIGNAL, NOISE = torch.from_numpy(alpha(_GRID)), torch.from_numpy(sigma(_GRID))
@@ -73,7 +73,8 @@ def draw_times(rows: int, sampled: int, generator: torch.Generator) -> tuple[Ten
 
 def draw_ground_times(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The same for samples from place, elevation, land cover and date, each of which is given in most of the rows; in
-    some of them, radar or top-of-atmosphere reflectance is given too."""
+    some of them, radar or top-of-atmosphere reflectance is given too, and in some the clouds, beside which the light on
+    slopes is faint."""
     shared = torch.randint(_GROUND_FROM, TRAIN_STEPS + 1, (rows, 1), generator=generator)
     is_given = _given_on_the_ground(rows, generator)
     return torch.where(is_given, 1, shared), torch.where(is_given, 0.0, _weight(shared))
@@ -87,8 +88,8 @@ def draw_first_calls(rows: int, generator: torch.Generator) -> tuple[Tensor, Ten
     learns by it alone finds what the noised truth still tells instead of what the date does.
     """
     is_given = _given_on_the_ground(rows, generator)
-    full = (FIRST_CALL_WEIGHT * ((NOISE / SIGNAL)[-1] / _STD).square()).float()
-    return torch.where(is_given, 1, TRAIN_STEPS), torch.where(is_given, 0.0, full)
+    full = FIRST_CALL_WEIGHT * _full_weight(TRAIN_STEPS)
+    return torch.where(is_given, 1, TRAIN_STEPS), torch.where(is_given, 0.0, full.float())
 
 
 def without_trace(clean: Tensor, times: Tensor, noise: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
@@ -111,12 +112,18 @@ def _given_on_the_ground(rows: int, generator: torch.Generator) -> Tensor:
     also = torch.rand(rows, 1, generator=generator)
     is_given |= (also < _ALSO_TOP) & torch.tensor([m.family == "S2L1C" and not m.is_codes for m in MODALITIES])
     is_given |= (also > 1 - _ALSO_RADAR) & torch.tensor([m.family == "S1RTC" for m in MODALITIES])
+    clouds = torch.rand(rows, 1, generator=generator) < _ALSO_CLOUDS
+    is_given |= clouds & torch.tensor([m.family == "cloud_mask" for m in MODALITIES])
     return is_given
 
 
 def _weight(times: Tensor) -> Tensor:
     """What errors of the noise at ``times`` (rows, 1) do to the latents (rows, 12), at most :data:`MAX_WEIGHT`."""
-    return ((NOISE / SIGNAL)[times - 1] / _STD).square().clamp(1, MAX_WEIGHT).float()
+    return _full_weight(times).clamp(1, MAX_WEIGHT).float()
+
+
+def _full_weight(times: Tensor | int) -> Tensor:
+    return ((NOISE / SIGNAL)[times - 1] / _STD).square()
 
 
 def modality_losses(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:

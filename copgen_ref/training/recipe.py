@@ -9,8 +9,9 @@ from ...runtime.modalities import MODALITIES
 from ..autoencoder import AutoencoderConfig
 from ..network import NetworkConfig
 
-_PATCHES = {24: 4, 12: 2, 8: 2, 4: 2, 1: 1}
-"""Side of a latent -> side of a patch: 320 m for the finer modalities, 480 m for elevation, 960 m at 60 m."""
+_PATCHES = {24: 4, 12: 2, 8: 1, 4: 2, 1: 1}
+"""Side of a latent -> side of a patch: 320 m for the finer modalities, 240 m for elevation, whose patches lie askew of
+theirs and would, were they 480 m, show a slope at three places out of three in another way, and 960 m at 60 m."""
 
 NORM_GROUPS = 4
 """Groups of a normalisation: the published 32 would take from a level of 32 channels the brightness of an image."""
@@ -48,7 +49,9 @@ class NetworkRecipe:
     In the last ``late_share`` of the steps, ``ground_share`` of a batch has place, elevation, cover and date given, and
     ``first_call_share`` of that what the first call of sampling sees, noise alone for all else; the rate rises again
     within ``ground_warm_up`` steps and falls, and attention has all of it: the heads no longer need to be kept at what
-    they started with, and have to find what else the land cover tells."""
+    they started with, and have to find what else the land cover tells. Those of the first block have
+    ``first_attention_rate`` of it: they bring every place its elevation, and at all of it lost two thirds of what that
+    tells of slopes within 3000 steps."""
 
     steps: int
     batch: int = 16
@@ -61,6 +64,7 @@ class NetworkRecipe:
     ground_warm_up: int = 150
     learning_rate: float = 1.5e-4
     attention_rate: float = 0.2
+    first_attention_rate: float = 0.02
     final_rate: float = 0.02
     warm_up: int = 300
     weight_decay: float = 0.02

@@ -93,9 +93,8 @@ def _embed(network: CopgenNetwork, stream: Stream, latents: Tensor) -> Tensor:
         rows = patchify(latent, patch).flatten(0, 1).double()
         variances, axes = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
         variances, axes = variances.flip(0).clamp(1e-3), axes.flip(1)
-        kept = min(len(variances), size)
-        # Fewer components are spread, so that equal directions have like variances in all modalities.
-        at = (torch.arange(kept) * size) // kept if kept > 1 else torch.tensor([size // 3])
+        at = stream.components(len(variances))
+        kept = len(at)
         weight = embed.get_parameter("proj.weight")
         components = stream.content[:, at] @ axes[:, :kept].T
         # The embedding has the channels first.

@@ -22,9 +22,9 @@ _USUAL_CONTENT = 100.0
 @dataclass(frozen=True)
 class Stream:
     """Directions (width, n) along the axes of the token stream: the content of a patch and an estimate of what it is
-    without noise, the estimate of the land cover at its place and what of that counts at its time, its place, the codes
-    of modalities in time tokens (``clock``) and in patch tokens (``modality``), the time that those have been told, and
-    what is always there.
+    without noise, the estimate of the land cover at its place and what of that counts at its time, the elevation there
+    (``relief``), its place, the codes of modalities in time tokens (``clock``) and in patch tokens (``modality``), the
+    time that those have been told, and what is always there.
 
     ``codes`` (12, n) and ``places``, (tokens, n) a modality, are what tokens hold there; ``shrunk`` is what all is
     multiplied by once a layer norm has been passed.
@@ -34,6 +34,7 @@ class Stream:
     estimate: Tensor
     cover: Tensor
     counted: Tensor
+    relief: Tensor
     place: Tensor
     clock: Tensor
     modality: Tensor
@@ -49,6 +50,14 @@ class Stream:
         for code, place in zip(self.codes, self.places, strict=True):
             parts.append(STEADY * self.steady.T + CODE * code[None] @ self.modality.T + place @ self.place.T)
         return torch.cat(parts)
+
+    def components(self, count: int) -> Tensor:
+        """Which content directions the ``count`` principal components of a patch lie along, the strongest first; the
+        last ones have none where there are too many. Fewer are spread, so that equal directions have like variances in
+        all modalities."""
+        size = self.content.shape[1]
+        kept = min(count, size)
+        return (torch.arange(kept) * size) // kept if kept > 1 else torch.tensor([size // 3])
 
     def moved(self, rows: int, columns: int) -> Tensor:
         """Read-out (n, width) of the place that lies so many sixths of the patch's side away."""
@@ -75,7 +84,7 @@ def lay_out(network: CopgenNetwork) -> Stream:
     free = left - 3 - 2 * code - place
     cover = min(32, free // 2)
     sizes = [content, content, cover, cover, free - 2 * cover, place, code, code, 2, 1]
-    own, estimate, around, counted, _, where, clock, modality, time, steady = basis.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+    own, estimate, around, counted, relief, where, clock, modality, time, steady = basis.split(sizes, dim=1)  # type: ignore[no-untyped-call]
     codes = torch.eye(len(KEYS), code, dtype=torch.float64)
     if code < len(KEYS):
         codes = torch.nn.functional.normalize(torch.randn_like(codes), dim=1)
@@ -85,6 +94,7 @@ def lay_out(network: CopgenNetwork) -> Stream:
         estimate=estimate,
         cover=around,
         counted=counted,
+        relief=relief,
         place=where,
         clock=clock,
         modality=modality,

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from copgen_edge.copgen_ref.network import PATCH_SIZES, NetworkConfig
+from copgen_edge.copgen_ref.network import PATCH_SIZES, NetworkConfig, split_joint
 from copgen_edge.copgen_ref.training import start
 from copgen_edge.copgen_ref.training.diffusion import diffuse, modality_losses
 from copgen_edge.copgen_ref.training.recipe import SMALL
 from copgen_edge.copgen_ref.training.start import linear_start
+from copgen_edge.copgen_ref.training.stream import lay_out
 from copgen_edge.runtime.modalities import JOINT_SIZE, JOINT_SLICES, KEYS, MODALITIES
 from copgen_edge.runtime.schedule import TRAIN_STEPS, alpha, sigma
 
@@ -92,3 +93,58 @@ def test_the_land_cover_of_a_place_helps_from_the_first_step() -> None:
         errors.append(float((found - noise)[:, radar].square().mean()))
     # Ten of the cover's directions fit into a network this narrow; without them the ratio is 0.999.
     assert errors[1] < 0.99 * errors[0]
+
+
+def test_heads_that_look_at_elevation_see_the_ground_they_stand_on() -> None:
+    mean, deviation, _ = gaussian(16)
+    config = SMALL.network_config
+    network = linear_start(config, mean, deviation, 0)
+    clean = torch.from_numpy(gaussian(4, seed=1)[0]) * 0.1
+    times = torch.full((4, len(KEYS)), TRAIN_STEPS)
+    times[:, KEYS.index("DEM_DEM")] = 1
+    noisy = split_joint(diffuse(clean, times, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))))
+    ends = np.cumsum([len(KEYS), *config.patch_tokens]).tolist()
+    heights, radar = (slice(*ends[i : i + 2]) for i in map(KEYS.index, ("DEM_DEM", "S1RTC_vh_vv")))
+    with torch.no_grad():
+        patches = [embed(latent) for embed, latent in zip(network.patch_embeds, noisy, strict=True)]
+        stream = torch.cat([network.time_tokens(times.float()), *patches], dim=1) + network.pos_embed
+        for block, head in ((network.in_blocks[0], 10), (network.mid_block, 11)):
+            parts = block.attn.qkv(stream).reshape(4, config.tokens, 3, config.heads, -1)[:, :, :, head]
+            query, key, value = parts.unbind(2)
+            seen = torch.softmax(query @ key.transpose(1, 2) * query.shape[-1] ** -0.5, dim=-1)[:, radar, heights]
+            assert seen.sum(dim=-1).min() > 0.8
+            assert seen.max(dim=-1).values.mean() > 0.5
+            centres = (torch.arange(64).reshape(8, 8) // 8 + 0.5).flatten() / 8
+            own = (torch.arange(36) // 6 + 0.5) / 6
+            assert (seen @ centres / seen.sum(dim=-1) - own).abs().max() < 0.5 / 6
+            # All eight numbers of a patch of it are read.
+            assert torch.linalg.matrix_rank(value[:, heights].flatten(0, 1), rtol=1e-2) >= 8
+            stream = block(stream)
+
+
+def test_the_first_block_tells_each_place_its_elevation() -> None:
+    mean, deviation, _ = gaussian(16)
+    network = linear_start(SMALL.network_config, mean, deviation, 0)
+    generator = torch.Generator().manual_seed(0)
+    # Patches that are level, so that it does not matter how far a head looks.
+    level = torch.randn(32, 8, 1, 1, generator=generator).expand(-1, -1, 8, 8)
+    times = torch.full((32, len(KEYS)), TRAIN_STEPS)
+    times[:, KEYS.index("DEM_DEM")] = 1
+    noisy = torch.randn(32, JOINT_SIZE, generator=generator)
+    noisy[:, JOINT_SLICES["DEM_DEM"]] = level.flatten(1)
+    with torch.no_grad():
+        tokens = torch.cat(
+            [
+                network.time_tokens(times.float()),
+                *(embed(latent) for embed, latent in zip(network.patch_embeds, split_joint(noisy), strict=True)),
+            ],
+            dim=1,
+        )
+        stream = tokens + network.pos_embed
+        told = network.in_blocks[0].attn(stream) @ lay_out(network).relief.float()
+    first = len(KEYS) + sum(SMALL.network_config.patch_tokens[: KEYS.index("S1RTC_vh_vv")])
+    seen, known = told[:, first].double(), level[:, :, 0, 0].double()
+    known = torch.nn.functional.pad(known, (0, 1), value=1.0)
+    left = seen - known @ torch.linalg.lstsq(known, seen).solution
+    assert seen.var(dim=0).max() > 0.5
+    assert left.square().sum() < 0.05 * seen.var(dim=0, correction=0).sum() * len(seen)
