@@ -40,8 +40,10 @@ Held-out patches have seeds from 500000000 on.
   alpha))^2, from 1 to {max_weight:.0f}. Started as a linear denoiser, AdamW at {rate}, warm-up {warm_up}, cosine decay,
   moving average {ema}; in the last {late_steps} steps the rate rose and fell again, and {ground_share:.0%} of a batch
   had place, elevation, land cover and date given, {first_call_share:.0%} of that with noise alone for all else, where
-  errors count {first_call_weight} (sigma / ({latent_std} alpha))^2; {quarter_steps} steps of {batch} quadrants of
-  patches and {whole_steps} of {whole_batch} whole ones; seed {seed}; on {compute}.
+  errors count {first_call_weight} (sigma / ({latent_std} alpha))^2; where place, elevation and date are given, an
+  output layer on the middle block, dropped in the end, also tells the light on slopes, by an MSE that counts
+  {light_weight}; {quarter_steps} steps of {batch} quadrants of patches and {whole_steps} of {whole_batch} whole ones;
+  seed {seed}; on {compute}.
 - Mean squared error of the noise over the last 100 steps, by modality:
 {losses}
 
@@ -82,6 +84,7 @@ def write_card(
             winter_patches=recipe.winter_patches,
             first_winter=winter_seeds(recipe.seed, 1)[0],
             first_call_share=network.first_call_share,
+            light_weight=network.light_weight,
             first_call_weight=FIRST_CALL_WEIGHT,
             autoencoder_patches=recipe.autoencoder_patches,
             kl=next(iter(recipe.autoencoders.values())).kl_weight,

@@ -17,7 +17,13 @@ from ...runtime.modalities import KEYS, MODALITIES
 from ..network import CopgenNetwork, NetworkConfig, patchify, split_joint
 from .compute import Compute, learning_rate
 from .diffusion import draw_first_calls, draw_ground_times, draw_latents, draw_times, modality_losses, without_trace
+from .light import LightHead
 from .recipe import NetworkRecipe
+
+_LEAST_CONTRAST = 0.02
+"""Added to the standard deviation of the logarithm of the light, by which patches are drawn where it is asked for."""
+
+_PARTS = ("network", "average", "light_head", "optimizer")
 
 Report = Callable[[int, dict[str, float], CopgenNetwork], None]
 """Called as report(step, loss a modality, averaged network) after each step."""
@@ -84,7 +90,8 @@ class NetworkTraining:
         self.step = 0
         self.network = network.to(compute.device).train()
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        named = list(self.network.named_parameters())
+        self.light_head = LightHead(self.network).to(compute.device)
+        named = [*self.network.named_parameters(), *self.light_head.named_parameters()]
         # At the full rate the heads lose what they start by looking at, within the warm-up.
         first, slow = (
             [p for name, p in named if name.endswith("attn.qkv.weight") and name.startswith("in_blocks.0.") == is_first]
@@ -105,22 +112,30 @@ class NetworkTraining:
 
     def save(self, path: Path) -> None:
         """Write the state to ``path``, whole or not at all."""
-        parts = ("network", "average", "optimizer")
         with whole_file(path) as partial:
-            torch.save({"step": self.step} | {part: getattr(self, part).state_dict() for part in parts}, partial)
+            torch.save({"step": self.step} | {part: getattr(self, part).state_dict() for part in _PARTS}, partial)
 
     def resume(self, path: Path) -> None:
         """Go on from what :meth:`save` wrote."""
         state = torch.load(path, map_location=self.compute.device, weights_only=True)
-        for part in ("network", "average", "optimizer"):
+        for part in _PARTS:
             getattr(self, part).load_state_dict(state[part])
         self.step = state["step"]
 
-    def run(self, means: NDArray[np.float32], deviations: NDArray[np.float32], report: Report) -> CopgenNetwork:
+    def run(
+        self,
+        means: NDArray[np.float32],
+        deviations: NDArray[np.float32],
+        light: NDArray[np.float16],
+        report: Report,
+    ) -> CopgenNetwork:
         """Train to the last step on scaled joint latents (rows, 26118), given as mean and standard deviation of their
-        posterior, and return the averaged network."""
+        posterior, and on the light on their ground (rows, 24, 24), by :func:`~.light.light_on_slopes`; return the
+        averaged network."""
+        contrast = light.std(axis=(1, 2), dtype=np.float32) + _LEAST_CONTRAST
+        likely = contrast.astype(np.float64) / contrast.sum(dtype=np.float64)
         while self.step < self.recipe.steps:
-            losses = self._one_step(means, deviations)
+            losses = self._one_step(means, deviations, light, likely)
             self.step += 1
             report(self.step, dict(zip(KEYS, losses.tolist(), strict=True)), self.average)
         return self.average
@@ -135,16 +150,25 @@ class NetworkTraining:
         rate = learning_rate(done, steps, recipe.learning_rate, recipe.ground_warm_up, recipe.final_rate)
         return rate * recipe.first_attention_rate, rate, rate, rate
 
-    def _one_step(self, means: NDArray[np.float32], deviations: NDArray[np.float32]) -> Tensor:
+    def _one_step(
+        self,
+        means: NDArray[np.float32],
+        deviations: NDArray[np.float32],
+        light: NDArray[np.float16],
+        likely: NDArray[np.float64],
+    ) -> Tensor:
         recipe, device = self.recipe, self.compute.device
         # Each step has its own stream, so that a resumed training draws what an uninterrupted one would.
         rng = np.random.default_rng([self.seed, 1_000, self.step])
         whole = self.step >= recipe.steps - recipe.whole_steps
         rows = rng.integers(len(means), size=recipe.whole_batch if whole else recipe.batch)
+        ground = round(len(rows) * recipe.ground_share) if self.step >= recipe.first_ground_step else 0
+        # Where place, elevation and date are given, how often they are drawn changes nothing of what follows from them.
+        steep = slice(len(rows) - ground, None, 2)
+        rows[steep] = rng.choice(len(means), size=len(rows[steep]), p=likely)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         clean = draw_latents(means[rows], deviations[rows], generator)
         noise = torch.randn(clean.shape, generator=generator)
-        ground = round(len(rows) * recipe.ground_share) if self.step >= recipe.first_ground_step else 0
         others, first_calls = len(rows) - ground, round(ground * recipe.first_call_share)
         drawn = (
             draw_times(others, round(others * recipe.sampling_share), generator),
@@ -163,8 +187,10 @@ class NetworkTraining:
         for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        shone = torch.from_numpy(light[rows]).float().to(device)
+        asked = recipe.light_weight * self.light_head.error(shone, times, None if whole else quadrants)
+        (losses.sum() + asked).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
         self.optimizer.step()
         decay = min(recipe.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

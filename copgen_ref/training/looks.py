@@ -14,7 +14,7 @@ from ..network import CopgenNetwork, NetworkConfig
 from .stream import CODE, PLACE, STEADY, TIME, Stream, all_clocks
 
 _TIME_LOGIT, _MODALITY_LOGIT, _PLACE_SHARPNESS, _TOKEN_LOGIT = 13.0, 8.0, 0.8, 20.0
-_RELIEF_GAIN = 1.5
+_RELIEF_GAIN, _SUN_GAIN = 1.5, 1.6
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ _COARSE = (_Look("S2L2A_B01_B09"), _Look("S2L1C_B01_B09_B10"))
 _SEASON = (_Look("mean_timestamps", token=0), _Look("mean_timestamps", token=1))
 _LATITUDE = _Look("3d_cartesian_lat_lon", token=2)
 
+_SUN = (_SEASON[1], _LATITUDE)
+
 _LOOKS = (
-    (*_NEIGHBOURS, _COVER, *_FINE, _RADAR, _CLOUDS, _HEIGHTS, _MIDDLE[0]),
+    (*_NEIGHBOURS, _COVER, *_FINE, *_SUN, _HEIGHTS, _CLOUDS),
     (*_NEIGHBOURS, *_SEASON, _COVER, *_FINE, _RADAR, _CLOUDS, _HEIGHTS),
     (*_NEIGHBOURS, *_MIDDLE, *_COARSE, _LATITUDE, _COVER, *_FINE),
 )
@@ -51,7 +53,8 @@ _LOOKS = (
 def point_heads(network: CopgenNetwork, stream: Stream) -> None:
     """Let the heads of all blocks, but the first of the first, look at what :data:`_LOOKS` says and read the strongest
     components of it. The one of the middle block that looks at the land cover writes what it reads to
-    ``stream.cover``, that of the first at elevation to ``stream.relief``, where no noise hides it."""
+    ``stream.cover``, those of the first at elevation, at the season (the cosine of the year's turn) and at the latitude
+    to ``stream.relief`` and ``stream.sun``, where no noise hides it."""
     heads = network.config.heads
     head_dim = network.config.width // heads
     for depth, block in enumerate((*network.in_blocks, network.mid_block, *network.out_blocks)):
@@ -64,6 +67,9 @@ def point_heads(network: CopgenNetwork, stream: Stream) -> None:
                 _show(block, head, head_dim, stream.cover)
             if depth == 0 and look is _HEIGHTS:
                 _show(block, head, head_dim, _RELIEF_GAIN * stream.relief)
+            if depth == 0 and look in _SUN:
+                at = _SUN.index(look)
+                _show(block, head, head_dim, _SUN_GAIN * stream.sun[:, at : at + 1])
 
 
 def _show(block: torch.nn.Module, head: int, head_dim: int, where: Tensor) -> None:

@@ -51,7 +51,10 @@ class NetworkRecipe:
     within ``ground_warm_up`` steps and falls, and attention has all of it: the heads no longer need to be kept at what
     they started with, and have to find what else the land cover tells. Those of the first block have
     ``first_attention_rate`` of it: they bring every place its elevation, and at all of it lost two thirds of what that
-    tells of slopes within 3000 steps."""
+    tells of slopes within 3000 steps.
+
+    ``light_weight`` is what the error in telling the light on slopes counts beside those in telling the noise, and of
+    the rows with the ground given every other is drawn the likelier, the more the light on it varies."""
 
     steps: int
     batch: int = 16
@@ -61,6 +64,7 @@ class NetworkRecipe:
     late_share: float = 0.37
     ground_share: float = 0.5
     first_call_share: float = 0.5
+    light_weight: float = 0.3
     ground_warm_up: int = 150
     learning_rate: float = 1.5e-4
     attention_rate: float = 0.2

@@ -31,6 +31,7 @@ from .card import write_card
 from .compute import Compute
 from .data import Arrays, PatchSource, patch_source, to_tensor, training_seeds, winter_seeds
 from .denoiser import NetworkTraining
+from .light import LIGHT_SIDE, light_on_slopes
 from .recipe import LATENT_STD, NORM_GROUPS, Recipe
 from .samples import write_samples
 from .start import linear_start
@@ -72,7 +73,7 @@ def train_small(
     log = _Log(work / "log.jsonl")
     with patch_source(workers) as source:
         autoencoders = _autoencoders(work, recipe, source, compute, log, progress)
-        means, deviations = _latents(work, recipe, autoencoders, source, compute, progress)
+        means, deviations, light = _latents(work, recipe, autoencoders, source, compute, progress)
         held_out = source.stacked(range(HELD_OUT, HELD_OUT + recipe.held_out), KEYS)
     for key in IMAGE_KEYS:
         means[:, JOINT_SLICES[key]] -= _centre(autoencoders[key], means[:, JOINT_SLICES[key]])
@@ -80,7 +81,7 @@ def train_small(
     for key, scale in scales.items():
         means[:, JOINT_SLICES[key]] *= scale
         deviations[:, JOINT_SLICES[key]] *= scale
-    network = _network(work, recipe, means, deviations, autoencoders, scales, held_out, compute, log, progress)
+    network = _network(work, recipe, means, deviations, light, autoencoders, scales, held_out, compute, log, progress)
     reconstruction = {key: _reconstruction(key, autoencoders[key], held_out, compute) for key in IMAGE_KEYS}
     with new_folder(model, 64_000_000) as folder:
         _save_half(folder / "models/copgen/cop_gen_small/nnet_ema.safetensors", network)
@@ -171,22 +172,27 @@ def _latents(
     source: PatchSource,
     compute: Compute,
     progress: Progress,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float16]]:
+    """Mean and standard deviation of the latents (rows, 26118), not scaled, and the light on their ground."""
     folder = work / "latents"
     folder.mkdir(exist_ok=True)
     seeds = (*training_seeds(recipe.seed, recipe.patches), *winter_seeds(recipe.seed, recipe.winter_patches))
     means = np.empty((len(seeds), JOINT_SIZE), np.float32)
     deviations = np.empty_like(means)
+    light = np.empty((len(seeds), LIGHT_SIDE, LIGHT_SIDE), np.float16)
     for start in range(0, len(seeds), _SHARD):
         rows = slice(start, min(start + _SHARD, len(seeds)))
         path = folder / f"{start:06d}.safetensors"
         if not path.exists():
-            mean, deviation = encode(autoencoders, source.stacked(seeds[rows], KEYS), compute)
-            _save_whole(path, {"mean": torch.from_numpy(mean), "deviation": torch.from_numpy(deviation)})
+            patches = source.stacked(seeds[rows], KEYS)
+            parts = (*encode(autoencoders, patches, compute), light_on_slopes(patches))
+            named = zip(("mean", "deviation", "light"), map(torch.from_numpy, parts), strict=True)
+            _save_whole(path, dict(named))
         shard = load_file(path)
-        means[rows], deviations[rows] = shard["mean"].numpy(), shard["deviation"].numpy()
+        for whole, name in ((means, "mean"), (deviations, "deviation"), (light, "light")):
+            whole[rows] = shard[name].numpy()
         progress("latents", rows.stop, len(seeds))
-    return means, deviations
+    return means, deviations, light
 
 
 def _centre(autoencoder: Autoencoder, means: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -217,6 +223,7 @@ def _network(
     recipe: Recipe,
     means: NDArray[np.float32],
     deviations: NDArray[np.float32],
+    light: NDArray[np.float16],
     autoencoders: Mapping[str, Autoencoder],
     scales: Mapping[str, float],
     held_out: Arrays,
@@ -259,7 +266,7 @@ def _network(
             path = work / "pictures" / f"step-{step:06d}.png"
             write_samples(path, average, decoding, clean, truth, compute=compute)
 
-    return training.run(means, deviations, report)
+    return training.run(means, deviations, light, report)
 
 
 def _with_scale(autoencoder: Autoencoder, scale: float) -> AutoencoderConfig:

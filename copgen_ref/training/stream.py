@@ -23,8 +23,8 @@ _USUAL_CONTENT = 100.0
 class Stream:
     """Directions (width, n) along the axes of the token stream: the content of a patch and an estimate of what it is
     without noise, the estimate of the land cover at its place and what of that counts at its time, the elevation there
-    (``relief``), its place, the codes of modalities in time tokens (``clock``) and in patch tokens (``modality``), the
-    time that those have been told, and what is always there.
+    (``relief``), the season and the latitude (``sun``), its place, the codes of modalities in time tokens (``clock``)
+    and in patch tokens (``modality``), the time that those have been told, and what is always there.
 
     ``codes`` (12, n) and ``places``, (tokens, n) a modality, are what tokens hold there; ``shrunk`` is what all is
     multiplied by once a layer norm has been passed.
@@ -35,6 +35,7 @@ class Stream:
     cover: Tensor
     counted: Tensor
     relief: Tensor
+    sun: Tensor
     place: Tensor
     clock: Tensor
     modality: Tensor
@@ -83,8 +84,9 @@ def lay_out(network: CopgenNetwork) -> Stream:
     place = min(16, (left - 3 - 2 * code) // 4 * 4)
     free = left - 3 - 2 * code - place
     cover = min(32, free // 2)
-    sizes = [content, content, cover, cover, free - 2 * cover, place, code, code, 2, 1]
-    own, estimate, around, counted, relief, where, clock, modality, time, steady = basis.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+    sun = min(2, free - 2 * cover)
+    sizes = [content, content, cover, cover, free - 2 * cover - sun, sun, place, code, code, 2, 1]
+    own, estimate, around, counted, relief, toward, where, clock, modality, time, steady = basis.split(sizes, dim=1)  # type: ignore[no-untyped-call]
     codes = torch.eye(len(KEYS), code, dtype=torch.float64)
     if code < len(KEYS):
         codes = torch.nn.functional.normalize(torch.randn_like(codes), dim=1)
@@ -95,6 +97,7 @@ def lay_out(network: CopgenNetwork) -> Stream:
         cover=around,
         counted=counted,
         relief=relief,
+        sun=toward,
         place=where,
         clock=clock,
         modality=modality,

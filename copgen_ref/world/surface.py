@@ -131,13 +131,14 @@ def reflect(cover: Cover, terrain: Terrain, state: State, sun: Sun) -> Floats:
     mixed *= (1.0 - visible_snow) * np.exp(0.07 * cover.grain + 0.05 * cover.patches)
     mixed[_MATERIALS.index("snow")] = visible_snow
     flat = _TABLE @ mixed.reshape(len(_MATERIALS), -1)
-    return flat.reshape(len(BANDS), n, n) * _illumination(terrain, sun)
+    return flat.reshape(len(BANDS), n, n) * illumination(terrain.slope_east, terrain.slope_north, sun)
 
 
-def _illumination(terrain: Terrain, sun: Sun) -> Floats:
-    """Light on the slope over light on level ground, (12, n, n): the sun's share follows the angle of incidence."""
-    toward = terrain.slope_east * sun.east + terrain.slope_north * sun.north
-    tilt = np.sqrt(1.0 + terrain.slope_east**2 + terrain.slope_north**2)
+def illumination(slope_east: Floats, slope_north: Floats, sun: Sun) -> Floats:
+    """Light on slopes (n, n), in m/m, over light on level ground, (12, n, n): the sun's share follows the angle of
+    incidence."""
+    toward = slope_east * sun.east + slope_north * sun.north
+    tilt = np.sqrt(1.0 + slope_east**2 + slope_north**2)
     direct = np.clip((sun.up - toward) / (tilt * sun.up), 0.0, 1.6)
     sky = _SKY_SHARE[:, None, None]
     return ((1.0 - sky) * direct + sky * (0.5 + 0.5 / tilt)).astype(np.float32)

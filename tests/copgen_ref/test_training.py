@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,14 +30,16 @@ from copgen_edge.copgen_ref.training.diffusion import (
     modality_losses,
     without_trace,
 )
+from copgen_edge.copgen_ref.training.light import LIGHT_KEYS, LightHead, light_on_slopes
 from copgen_edge.copgen_ref.training.recipe import LATENT_STD, SMALL, AutoencoderRecipe, NetworkRecipe, Recipe
 from copgen_edge.copgen_ref.training.samples import sample_latents
 from copgen_edge.copgen_ref.training.small import train_small
 from copgen_edge.copgen_ref.world import draw
-from copgen_edge.copgen_ref.world.climate import climate_at
+from copgen_edge.copgen_ref.world.climate import climate_at, sun_on
+from copgen_edge.copgen_ref.world.surface import illumination
 from copgen_edge.copgen_ref.world_truth import HELD_OUT
 from copgen_edge.runtime.errors import RequestError
-from copgen_edge.runtime.modalities import IMAGE_KEYS, JOINT_SIZE, JOINT_SLICES, KEYS, get
+from copgen_edge.runtime.modalities import IMAGE_KEYS, JOINT_SIZE, JOINT_SLICES, KEYS, MODALITIES, get
 from copgen_edge.runtime.schedule import alpha, sigma
 from copgen_edge.runtime.transforms import to_model, to_physical
 from safetensors.torch import load_file
@@ -53,6 +56,12 @@ def quiet(*_: object) -> None:
 def patches() -> dict[str, np.ndarray]:
     rows = [compact_patch(seed) for seed in range(3)]
     return {key: np.stack([row[key] for row in rows]) for key in KEYS}
+
+
+def shone(rows: int) -> np.ndarray:
+    """Light on the ground of as many patches, some of it steep."""
+    tilt = 0.5 * (-1.0) ** np.arange(rows)[:, None, None] * np.linspace(-1, 1, 24)[:, None]
+    return tilt.repeat(24, axis=2).astype(np.float16)
 
 
 def latents(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -231,13 +240,80 @@ def test_the_four_quadrants_of_a_patch_are_the_patch() -> None:
     assert not torch.allclose(each[0], each[1])
 
 
+def test_light_on_slopes_is_the_worlds_and_follows_the_sun() -> None:
+    north_slope = 0.3 * 30.0 * np.arange(64, dtype=np.float32)[:, None] + np.zeros((64, 64), np.float32)
+    physical = {
+        "DEM_DEM": np.stack([north_slope, north_slope, np.zeros_like(north_slope)])[:, None] + 500.0,
+        "3d_cartesian_lat_lon": np.array([[45.0, 10.0], [-45.0, 10.0], [45.0, 10.0]]),
+        "mean_timestamps": np.array([[2020, 12, 21], [2020, 6, 21], [2020, 12, 21]]),
+    }
+    light = light_on_slopes({key: to_model(key, values) for key, values in physical.items()})
+    assert light.shape == (3, 24, 24) and light.dtype == np.float16
+    inside = light[:, 4:-4, 4:-4].astype(np.float64)
+    # Heights rise southward: the ground looks north, away from the winter sun of the north and to that of the south.
+    sun = sun_on(45.0, date(2020, 12, 21))
+    wanted = np.log(illumination(np.zeros((1, 1)), np.full((1, 1), -0.3), sun).mean())
+    np.testing.assert_allclose(inside[0], wanted, atol=0.02)
+    assert wanted < -0.2 and inside[1].min() > 0.2
+    np.testing.assert_allclose(inside[2], 0.0, atol=1e-3)
+
+
+def test_the_light_of_a_token_is_asked_where_place_elevation_and_date_are_given() -> None:
+    network = untrained().train()
+    head = LightHead(network)
+    noisy = torch.randn(2, JOINT_SIZE, generator=torch.Generator().manual_seed(0))
+    times = torch.full((2, 12), 500)
+    times[0, [KEYS.index(key) for key in LIGHT_KEYS]] = 1
+    light = torch.randn(2, 24, 24, generator=torch.Generator().manual_seed(1))
+    # An untrained head tells nothing: what is left is the light itself, by its means over a quarter of a token.
+    fine = light[0].reshape(12, 2, 12, 2).mean(dim=(1, 3)) / 0.25
+    coarse = light[0].reshape(4, 6, 4, 6).mean(dim=(1, 3)) / 0.25
+    keys = [m.key for m in MODALITIES if m.kind == "reflectance"]
+    squares = [(coarse if get(key).latent_shape[1] == 4 else fine).square() for key in keys]
+    network.forward_joint(noisy, times.float())
+    whole = head.error(light, times)
+    torch.testing.assert_close(whole, torch.stack([s.mean() for s in squares]).mean() / 2)
+    weights = torch.ones(2, 12)
+    for quadrant, rows, columns in ((1, 0, 1), (2, 1, 0)):
+        quadrants = torch.tensor([quadrant, 0])
+        quadrant_losses(network, noisy, times.float(), noisy, quadrants, weights)
+        quarters = [s.reshape(2, len(s) // 2, 2, -1)[rows, :, columns] for s in squares]
+        torch.testing.assert_close(
+            head.error(light, times, quadrants), torch.stack([s.mean() for s in quarters]).mean() / 2
+        )
+
+
+def test_a_network_in_training_learns_the_light_if_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, deviation = latents(2)
+    light = np.abs(shone(2))
+    errors: list[float] = []
+    ask = LightHead.error
+
+    def error(head: LightHead, *given: torch.Tensor) -> torch.Tensor:
+        found = ask(head, *given)
+        errors.append(float(found.detach()))
+        return found
+
+    monkeypatch.setattr(LightHead, "error", error)
+    networks = []
+    for weight in (1.0, 0.0):
+        recipe = NetworkRecipe(60, batch=8, ground_warm_up=5, late_share=1.0, learning_rate=3e-3, light_weight=weight)
+        training = NetworkTraining(untrained(replace(TINY, width=64)), recipe, seed=0, compute=CPU)
+        networks.append(training.run(mean, deviation, light, quiet))
+    asked, ignored = np.mean(errors[50:60]) / np.mean(errors[:3]), np.mean(errors[110:]) / np.mean(errors[60:63])
+    assert asked < 0.5 < 0.8 < ignored
+    # What is asked of the head changes the network, and the head stays out of it.
+    assert networks[0].state_dict().keys() == untrained().state_dict().keys()
+    assert not torch.equal(*(network.mid_block.mlp.fc2.weight for network in networks))
+
+
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     mean, deviation = latents(4)
     # Stopped just before the part that has most of the ground given.
     recipe = NetworkRecipe(6, batch=2, whole_batch=1, warm_up=2, late_share=0.5)
 
     def state(training: NetworkTraining) -> dict[str, torch.Tensor]:
-        return training.run(mean, deviation, quiet).state_dict()
+        return training.run(mean, deviation, shone(4), quiet).state_dict()
 
     whole = state(NetworkTraining(untrained(), recipe, seed=3, compute=CPU))
 
@@ -253,7 +329,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        first.run(mean, deviation, stop)
+        first.run(mean, deviation, shone(4), stop)
     second = NetworkTraining(untrained(), recipe, seed=3, compute=CPU)
     second.resume(tmp_path / "network.pt")
     assert second.step == 3
@@ -273,7 +349,9 @@ def test_the_network_learns_to_tell_the_noise(late_share: float) -> None:
         totals.append(sum(losses.values()))
 
     recipe = NetworkRecipe(60, batch=4, warm_up=5, ground_warm_up=5, late_share=late_share, learning_rate=3e-3)
-    NetworkTraining(untrained(replace(TINY, width=64)), recipe, seed=0, compute=CPU).run(mean, deviation, report)
+    NetworkTraining(untrained(replace(TINY, width=64)), recipe, seed=0, compute=CPU).run(
+        mean, deviation, shone(2), report
+    )
     assert np.mean(totals[-10:]) < 0.85 * np.mean(totals[:3])
 
 

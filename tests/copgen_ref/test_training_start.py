@@ -148,3 +148,21 @@ def test_the_first_block_tells_each_place_its_elevation() -> None:
     left = seen - known @ torch.linalg.lstsq(known, seen).solution
     assert seen.var(dim=0).max() > 0.5
     assert left.square().sum() < 0.05 * seen.var(dim=0, correction=0).sum() * len(seen)
+
+
+def test_the_first_block_tells_each_place_the_season_and_the_latitude() -> None:
+    mean, deviation, _ = gaussian(16)
+    network = linear_start(SMALL.network_config, mean, deviation, 0)
+    given = {"mean_timestamps": 1, "3d_cartesian_lat_lon": 2}
+    times = torch.full((32, len(KEYS)), TRAIN_STEPS)
+    times[:, [KEYS.index(key) for key in given]] = 1
+    noisy = torch.randn(32, JOINT_SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        patches = [embed(latent) for embed, latent in zip(network.patch_embeds, split_joint(noisy), strict=True)]
+        stream = torch.cat([network.time_tokens(times.float()), *patches], dim=1) + network.pos_embed
+        told = network.in_blocks[0].attn(stream) @ lay_out(network).sun.float()
+    first = len(KEYS) + sum(SMALL.network_config.patch_tokens[: KEYS.index("S2L2A_B02_B03_B04_B08")])
+    for at, (key, token) in enumerate(given.items()):
+        known, seen = noisy[:, JOINT_SLICES[key]][:, token], told[:, first, at]
+        assert torch.corrcoef(torch.stack([known, seen]))[0, 1].abs() > 0.98
+        assert seen.std() > 0.5
