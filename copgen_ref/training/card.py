@@ -42,9 +42,10 @@ Held-out patches have seeds from 500000000 on.
   had place, elevation, land cover and date given, {first_call_share:.0%} of that with noise alone for all else, where
   errors count {first_call_weight} (sigma / ({latent_std} alpha))^2; where place, elevation and date are given, an
   output layer on the middle block, dropped in the end, also tells the light on slopes, by an MSE that counts
-  {light_weight}; {quarter_steps} steps of {batch} quadrants of patches and {whole_steps} of {whole_batch} whole ones;
-  seed {seed}; on {compute}.
-- Mean squared error of the noise over the last 100 steps, by modality:
+  {light_weight}, and the part of an error that lies along that light counts {light_gain} times more than the rest;
+  {quarter_steps} steps of {batch} quadrants of patches and {whole_steps} of {whole_batch} whole ones; seed {seed}; on
+  {compute}.
+- Mean squared error of the noise over the last 100 steps, so weighted, by modality:
 {losses}
 
 ## Reconstruction by the autoencoders, held-out patches
@@ -85,6 +86,7 @@ def write_card(
             first_winter=winter_seeds(recipe.seed, 1)[0],
             first_call_share=network.first_call_share,
             light_weight=network.light_weight,
+            light_gain=f"{network.light_gain:g}",
             first_call_weight=FIRST_CALL_WEIGHT,
             autoencoder_patches=recipe.autoencoder_patches,
             kl=next(iter(recipe.autoencoders.values())).kl_weight,

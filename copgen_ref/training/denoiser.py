@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from ...runtime.modalities import KEYS, MODALITIES
 from ..network import CopgenNetwork, NetworkConfig, patchify, split_joint
 from .compute import Compute, learning_rate
 from .diffusion import draw_first_calls, draw_ground_times, draw_latents, draw_times, modality_losses, without_trace
-from .light import LightHead
+from .light import LightHead, LightOnLatents
 from .recipe import NetworkRecipe
 
 _LEAST_CONTRAST = 0.02
@@ -30,23 +31,34 @@ Report = Callable[[int, dict[str, float], CopgenNetwork], None]
 
 
 def quadrant_losses(
-    network: CopgenNetwork, noisy: Tensor, times: Tensor, noise: Tensor, quadrants: Tensor, weights: Tensor
+    network: CopgenNetwork,
+    noisy: Tensor,
+    times: Tensor,
+    noise: Tensor,
+    quadrants: Tensor,
+    weights: Tensor,
+    along: Tensor | None = None,
 ) -> Tensor:
     """What :func:`~.diffusion.modality_losses` is to a batch, for one quadrant, 0 to 3 by rows, of each patch in it.
 
-    ``noisy`` and ``noise`` are (B, 26118), ``times`` and ``weights`` (B, 12), ``quadrants`` (B,). A quadrant costs a
-    quarter of a whole patch, and what a network learns first, noise levels and what one place shows in several
+    ``noisy``, ``noise`` and ``along`` are (B, 26118), ``times`` and ``weights`` (B, 12), ``quadrants`` (B,). A quadrant
+    costs a quarter of a whole patch, and what a network learns first, noise levels and what one place shows in several
     modalities, needs many draws of timesteps and no far neighbours.
     """
     config = network.config
     positions = network.pos_embed[0][_quadrant_tokens(config).to(noisy.device)[quadrants]]
     tokens = network.transform(_quadrants(noisy, quadrants), times, positions)
+    directions = None if along is None else _quadrants(along, quadrants)
     losses = []
     for i, (head, seen, part, patch) in enumerate(
         zip(network.decoder_preds, tokens, _quadrants(noise, quadrants), config.patch_sizes, strict=True)
     ):
-        difference = head(seen).float() - patchify(part, patch)
-        losses.append((difference.square().mean(dim=(1, 2)) * weights[:, i]).mean())
+        wrong = head(seen).float() - patchify(part, patch)
+        error = wrong.square().mean(dim=(1, 2))
+        if directions is not None:
+            part_along = (wrong * patchify(directions[i], patch)).sum(dim=(1, 2))
+            error = error + part_along.square() / wrong[0].numel()
+        losses.append((error * weights[:, i]).mean())
     return torch.stack(losses)
 
 
@@ -134,8 +146,9 @@ class NetworkTraining:
         averaged network."""
         contrast = light.std(axis=(1, 2), dtype=np.float32) + _LEAST_CONTRAST
         likely = contrast.astype(np.float64) / contrast.sum(dtype=np.float64)
+        on_latents = LightOnLatents(means, light)
         while self.step < self.recipe.steps:
-            losses = self._one_step(means, deviations, light, likely)
+            losses = self._one_step(means, deviations, light, likely, on_latents)
             self.step += 1
             report(self.step, dict(zip(KEYS, losses.tolist(), strict=True)), self.average)
         return self.average
@@ -156,6 +169,7 @@ class NetworkTraining:
         deviations: NDArray[np.float32],
         light: NDArray[np.float16],
         likely: NDArray[np.float64],
+        on_latents: LightOnLatents,
     ) -> Tensor:
         recipe, device = self.recipe, self.compute.device
         # Each step has its own stream, so that a resumed training draws what an uninterrupted one would.
@@ -179,16 +193,18 @@ class NetworkTraining:
         quadrants = torch.randint(4, (len(rows),), generator=generator)
         clean, noise, times, weights, quadrants = (x.to(device) for x in (clean, noise, times, weights, quadrants))
         noisy, noise = without_trace(clean, times, noise, slice(len(rows) - first_calls, None))
+        shone = torch.from_numpy(light[rows]).float().to(device)
+        seen = None if whole else quadrants
+        along = math.sqrt(recipe.light_gain) * on_latents.directions(shone, times, seen)
         with self.compute.autocast():
             if whole:
-                losses = modality_losses(self.network.forward_joint(noisy, times.float()), noise, weights)
+                losses = modality_losses(self.network.forward_joint(noisy, times.float()), noise, weights, along)
             else:
-                losses = quadrant_losses(self.network, noisy, times.float(), noise, quadrants, weights)
+                losses = quadrant_losses(self.network, noisy, times.float(), noise, quadrants, weights, along)
         for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        shone = torch.from_numpy(light[rows]).float().to(device)
-        asked = recipe.light_weight * self.light_head.error(shone, times, None if whole else quadrants)
+        asked = recipe.light_weight * self.light_head.error(shone, times, seen)
         (losses.sum() + asked).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
         self.optimizer.step()

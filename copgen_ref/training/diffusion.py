@@ -126,9 +126,16 @@ def _full_weight(times: Tensor | int) -> Tensor:
     return ((NOISE / SIGNAL)[times - 1] / _STD).square()
 
 
-def modality_losses(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
+def modality_losses(
+    predicted: Tensor, noise: Tensor, weights: Tensor | None = None, along: Tensor | None = None
+) -> Tensor:
     """Mean squared error of each modality (12,) over joint arrays (B, 26118), whose rows count by ``weights`` (B, 12).
-    The objective is their sum (COP-GEN, arXiv 2603.03239, section 3)."""
-    square = (predicted - noise).square()
-    each = torch.stack([square[:, JOINT_SLICES[key]].mean(dim=1) for key in KEYS], dim=1)
-    return (each if weights is None else each * weights).mean(dim=0)
+    The objective is their sum (COP-GEN, arXiv 2603.03239, section 3). Errors along the directions ``along`` (B, 26118)
+    count once more, by the square of their length."""
+    wrong = predicted - noise
+    each = [wrong[:, JOINT_SLICES[key]].square().mean(dim=1) for key in KEYS]
+    if along is not None:
+        parts = ((wrong * along)[:, JOINT_SLICES[key]] for key in KEYS)
+        each = [error + part.sum(dim=1).square() / part.shape[1] for error, part in zip(each, parts, strict=True)]
+    losses = torch.stack(each, dim=1)
+    return (losses if weights is None else losses * weights).mean(dim=0)

@@ -3,7 +3,8 @@
 What elevation, place and date say together of a picture is the light on its slopes, a thirtieth of the variance of its
 latents: too little for a short training to find, since it is a product of three conditions that first have to be
 brought to one token. An output layer that is dropped in the end asks every token of reflectance for it, halfway through
-the network.
+the network; and at its end, the part of an error that lies along the light counts more than the rest. That part is told
+by what is given alone, so the prediction with the least error stays the same.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...runtime.modalities import KEYS, MODALITIES, get
+from ...runtime.modalities import JOINT_SLICES, KEYS, MODALITIES, get
 from ...runtime.raster.render import horn_gradient
 from ...runtime.transforms import to_physical
 from ..network import CopgenNetwork
@@ -30,6 +31,8 @@ LIGHT_SIDE = 24
 _DARKEST = 0.1
 _USUAL = 0.25
 _CELLS = 2
+_FAINT = 0.1
+"""Standard deviation of the logarithm of the light below which errors along it count less and less."""
 
 
 def light_on_slopes(compact: Arrays) -> NDArray[np.float16]:
@@ -88,5 +91,63 @@ class LightHead(torch.nn.Module):
                 told = self.tell(self.norm(stream[:, first : first + count]))
                 errors.append((told.float() - wanted.flatten(1, 2)).square().mean(dim=(1, 2)))
             first += count
-        given = (times[:, [KEYS.index(key) for key in LIGHT_KEYS]] == 1).all(dim=1)
-        return (torch.stack(errors).mean(dim=0) * given).mean()
+        return (torch.stack(errors).mean(dim=0) * light_is_told(times)).mean()
+
+
+def light_is_told(times: Tensor) -> Tensor:
+    """In which rows (B,) of ``times`` (B, 12) place, elevation and date are given."""
+    return (times[:, [KEYS.index(key) for key in LIGHT_KEYS]] == 1).all(dim=1)
+
+
+class LightOnLatents:
+    """How latents of reflectance follow the light: one factor a channel, by least squares over the pixels of all
+    patches, each about its mean, of scaled latents (rows, 26118) and the light (rows, 24, 24)."""
+
+    def __init__(self, means: NDArray[np.float32], light: NDArray[np.float16]) -> None:
+        lit = torch.from_numpy(light).float()
+        self._factors: list[Tensor | None] = []
+        for key, m in zip(KEYS, MODALITIES, strict=True):
+            if m.kind != "reflectance":
+                self._factors.append(None)
+                continue
+            pixels = _at(lit, m.latent_shape[1])
+            about = _about_mean(pixels, torch.ones_like(pixels))
+            latents = torch.from_numpy(means[:, JOINT_SLICES[key]]).reshape(-1, *m.latent_shape)
+            found = torch.einsum("bchw,bhw->c", latents, about)
+            self._factors.append(found / found.norm())
+
+    def directions(self, light: Tensor, times: Tensor, quadrants: Tensor | None = None) -> Tensor:
+        """Directions of joint latents (B, 26118) along which the light on slopes moves them: of length 1 in each
+        modality of reflectance, less where there is next to no contrast, 0 in rows that do not tell the light. Of each
+        row they are about the mean of quadrant ``quadrants`` (B,), and 0 outside it; or about that of all."""
+        told = light_is_told(times)
+        parts = []
+        for m, factors in zip(MODALITIES, self._factors, strict=True):
+            if factors is None:
+                parts.append(light.new_zeros(len(light), m.latent_size))
+                continue
+            lit = _at(light, m.latent_shape[1])
+            seen = torch.ones_like(lit) if quadrants is None else _quadrant_masks(quadrants, lit)
+            about = _about_mean(lit, seen)
+            length = (about.square() + seen * _FAINT**2).sum(dim=(1, 2)).sqrt()
+            along = about * (told / length)[:, None, None]
+            parts.append((factors.to(light.device)[:, None, None] * along[:, None]).flatten(1))
+        return torch.cat(parts, dim=1)
+
+
+def _at(light: Tensor, side: int) -> Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d(light, side)
+
+
+def _about_mean(light: Tensor, seen: Tensor) -> Tensor:
+    """``light`` (B, side, side) about its mean where ``seen`` is 1, 0 where that is 0."""
+    mean = (light * seen).sum(dim=(1, 2), keepdim=True) / seen.sum(dim=(1, 2), keepdim=True)
+    return (light - mean) * seen
+
+
+def _quadrant_masks(quadrants: Tensor, like: Tensor) -> Tensor:
+    """1 in the quadrant of each row of ``like`` (B, side, side), else 0."""
+    half = like.shape[1] // 2
+    four = like.new_zeros(len(like), 2, half, 2, half)
+    four[torch.arange(len(like), device=like.device), quadrants // 2, :, quadrants % 2] = 1
+    return four.reshape(like.shape)

@@ -53,8 +53,9 @@ class NetworkRecipe:
     ``first_attention_rate`` of it: they bring every place its elevation, and at all of it lost two thirds of what that
     tells of slopes within 3000 steps.
 
-    ``light_weight`` is what the error in telling the light on slopes counts beside those in telling the noise, and of
-    the rows with the ground given every other is drawn the likelier, the more the light on it varies."""
+    ``light_weight`` is what the error in telling the light on slopes counts beside those in telling the noise, and what
+    of the latter lies along the light counts ``light_gain`` times more than the rest; of the rows with the ground given
+    every other is drawn the likelier, the more the light on it varies."""
 
     steps: int
     batch: int = 16
@@ -65,6 +66,7 @@ class NetworkRecipe:
     ground_share: float = 0.5
     first_call_share: float = 0.5
     light_weight: float = 0.3
+    light_gain: float = 16.0
     ground_warm_up: int = 150
     learning_rate: float = 1.5e-4
     attention_rate: float = 0.2

@@ -30,7 +30,7 @@ from copgen_edge.copgen_ref.training.diffusion import (
     modality_losses,
     without_trace,
 )
-from copgen_edge.copgen_ref.training.light import LIGHT_KEYS, LightHead, light_on_slopes
+from copgen_edge.copgen_ref.training.light import LIGHT_KEYS, LightHead, LightOnLatents, light_on_slopes
 from copgen_edge.copgen_ref.training.recipe import LATENT_STD, SMALL, AutoencoderRecipe, NetworkRecipe, Recipe
 from copgen_edge.copgen_ref.training.samples import sample_latents
 from copgen_edge.copgen_ref.training.small import train_small
@@ -221,6 +221,20 @@ def untrained(config: NetworkConfig = TINY, seed: int = 3) -> CopgenNetwork:
     return network
 
 
+def test_errors_along_a_direction_count_more() -> None:
+    noise = torch.zeros(2, JOINT_SIZE)
+    key = "S2L2A_B01_B09"
+    part, size = JOINT_SLICES[key], get(key).latent_size
+    along = torch.zeros(2, JOINT_SIZE)
+    along[0, part] = 2 / size**0.5
+    wrong = torch.ones(2, JOINT_SIZE)
+    losses = modality_losses(wrong, noise, along=along)
+    assert losses[KEYS.index(key)] == pytest.approx((1 + 4 + 1) / 2) and losses.sum() == pytest.approx(11 + 3)
+    # One across it counts as ever.
+    wrong[:, part] = torch.tensor([1.0, -1.0]).repeat(size // 2)
+    assert modality_losses(wrong, noise, along=along).tolist() == pytest.approx([1.0] * 12)
+
+
 def test_the_four_quadrants_of_a_patch_are_the_patch() -> None:
     """For a network that looks at no neighbours."""
     network = untrained()
@@ -235,9 +249,20 @@ def test_the_four_quadrants_of_a_patch_are_the_patch() -> None:
         two = [x.repeat(2, 1) for x in (noisy, times, noise)]
         weights = torch.tensor([[2.0], [0.5]]).repeat(1, 12)
         both = quadrant_losses(network, *two, torch.tensor([3, 1]), weights)
+        # Along one pixel that lies in the second quadrant alone.
+        along = torch.zeros(1, JOINT_SIZE)
+        part = JOINT_SLICES["S2L2A_B02_B03_B04_B08"]
+        along[0, part.start + 3 * 24 + 20] = 10.0
+        leaning = modality_losses(network.forward_joint(noisy, times), noise, along=along) - whole
+        quarters = [
+            quadrant_losses(network, noisy, times, noise, torch.tensor([i]), torch.ones(1, 12), along) for i in range(4)
+        ]
     torch.testing.assert_close(torch.stack(each).mean(dim=0), whole)
     torch.testing.assert_close(both, (0.5 * each[1] + 2 * each[3]) / 2)
     assert not torch.allclose(each[0], each[1])
+    assert leaning.sum() > 0
+    torch.testing.assert_close(quarters[1] - each[1], 4 * leaning)
+    torch.testing.assert_close(quarters[2], each[2])
 
 
 def test_light_on_slopes_is_the_worlds_and_follows_the_sun() -> None:
@@ -283,6 +308,30 @@ def test_the_light_of_a_token_is_asked_where_place_elevation_and_date_are_given(
         )
 
 
+def test_light_moves_latents_along_what_they_follow() -> None:
+    rng = np.random.default_rng(0)
+    light = rng.normal(0, 0.3, (6, 24, 24)).astype(np.float16)
+    light[5] = 0.1
+    key, factors = "S2L2A_B02_B03_B04_B08", np.arange(-3.0, 5.0, dtype=np.float32)
+    means = rng.normal(0, 0.01, (6, JOINT_SIZE)).astype(np.float32)
+    means[:, JOINT_SLICES[key]] += (factors[:, None, None] * light.astype(np.float32)[:, None]).reshape(6, -1)
+    times = torch.full((6, 12), 1)
+    times[4, KEYS.index("mean_timestamps")] = 500
+    shone = torch.from_numpy(light).float()
+    on_latents = LightOnLatents(means, light)
+    whole = on_latents.directions(shone, times)
+    found = whole[:, JOINT_SLICES[key]].reshape(6, 8, 24, 24)
+    shape = torch.from_numpy(factors)[:, None, None] * (shone[0] - shone[0].mean())
+    torch.testing.assert_close(found[0], shape / shape.norm() * found[0].norm(), rtol=0.01, atol=2e-4)
+    assert 0.9 < found[0].norm() < 1 and found[4:].abs().max() < 1e-6
+    for m in MODALITIES:
+        assert whole[0, JOINT_SLICES[m.key]].any() == (m.kind == "reflectance")
+    quarter = on_latents.directions(shone, times, torch.tensor([1, 2, 0, 3, 0, 0]))[:, JOINT_SLICES[key]]
+    lower = quarter.reshape(6, 8, 24, 24)[1]
+    assert not lower[:, :12].any() and not lower[:, :, 12:].any() and 0.9 < lower.norm() < 1
+    torch.testing.assert_close(lower.sum(), torch.zeros(()), atol=1e-4, rtol=0)
+
+
 def test_a_network_in_training_learns_the_light_if_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, deviation = latents(2)
     light = np.abs(shone(2))
@@ -305,6 +354,22 @@ def test_a_network_in_training_learns_the_light_if_it_counts(monkeypatch: pytest
     # What is asked of the head changes the network, and the head stays out of it.
     assert networks[0].state_dict().keys() == untrained().state_dict().keys()
     assert not torch.equal(*(network.mid_block.mlp.fc2.weight for network in networks))
+
+
+@pytest.mark.parametrize("whole_share", [0.0, 1.0])
+def test_in_training_errors_along_the_light_count_more(whole_share: float) -> None:
+    mean, deviation = latents(2)
+    found: list[dict[str, float]] = []
+    for gain in (0.0, 16.0):
+        recipe = NetworkRecipe(1, batch=8, late_share=1.0, whole_share=whole_share, light_gain=gain)
+        training = NetworkTraining(untrained(), recipe, seed=0, compute=CPU)
+        training.run(mean, deviation, np.abs(shone(2)), lambda step, losses, average: found.append(losses))
+    plain, leaning = found
+    for m in MODALITIES:
+        if m.kind == "reflectance":
+            assert leaning[m.key] > plain[m.key]
+        else:
+            assert leaning[m.key] == plain[m.key]
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
