@@ -66,7 +66,7 @@ class NetworkRecipe:
     ground_share: float = 0.5
     first_call_share: float = 0.5
     light_weight: float = 0.3
-    light_gain: float = 16.0
+    light_gain: float = 4.0
     ground_warm_up: int = 150
     learning_rate: float = 1.5e-4
     attention_rate: float = 0.2

@@ -59,7 +59,7 @@ def test_georeference(scene: WorldScene) -> None:
     with rasterio.open(scene.lulc) as dataset:
         crs, bounds = dataset.crs, dataset.bounds
     left, top = bounds.left, bounds.top
-    assert crs == CRS.from_epsg(32644)
+    assert crs == CRS.from_epsg(32648)
     assert left % 60 == 0 and top % 60 == 0
     assert (bounds.right - left, top - bounds.bottom) == (3840, 3840)
     expected = {scene.lulc: (10, 0), scene.cloud_mask: (10, 0), scene.s1rtc: (10, 0), scene.dem: (30, 240)}
@@ -76,10 +76,10 @@ def test_georeference(scene: WorldScene) -> None:
 def test_center_and_date(scene: WorldScene) -> None:
     with rasterio.open(scene.lulc) as dataset:
         middle = (np.array(dataset.bounds[:2]) + np.array(dataset.bounds[2:])) / 2
-    (x,), (y,) = transform(CRS.from_epsg(4326), CRS.from_epsg(32644), [scene.center[1]], [scene.center[0]])
+    (x,), (y,) = transform(CRS.from_epsg(4326), CRS.from_epsg(32648), [scene.center[1]], [scene.center[0]])
     assert (x, y) == pytest.approx(tuple(middle), abs=0.01)
     assert scene.center == pytest.approx(PLACE, abs=0.001)
-    assert scene.date == date(2021, 7, 14)
+    assert scene.date == date(2021, 10, 15)
 
 
 def test_metadata(scene: WorldScene) -> None:
@@ -98,7 +98,7 @@ def test_metadata(scene: WorldScene) -> None:
             np.testing.assert_equal(dataset.nodata, nodata)
             tags = dataset.tags()
             assert "made-up" in tags["TITLE"] and tags["AREA_OR_POINT"] == "Area"
-            assert (tags["SEED"], tags["WEATHER"], tags["DATE"]) == (str(SEED), str(WEATHER), "2021-07-14")
+            assert (tags["SEED"], tags["WEATHER"], tags["DATE"]) == (str(SEED), str(WEATHER), "2021-10-15")
             assert dataset.profile["tiled"]
     for path, key in ((scene.lulc, "LULC_LULC"), (scene.cloud_mask, "S2L1C_cloud_mask")):
         with rasterio.open(path) as dataset:
