@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from copgen_edge.copgen_ref import small_model
 from copgen_edge.copgen_ref.checkpoint import load_checkpoint
 from copgen_edge.copgen_ref.files import find_checkpoint
 from copgen_edge.copgen_ref.small_model import copy_small_checkpoint, small_checkpoint
-from copgen_edge.copgen_ref.training.diffusion import ON_THE_GROUND, diffuse, modality_losses
+from copgen_edge.copgen_ref.training.diffusion import NOISE, ON_THE_GROUND, SIGNAL, diffuse, modality_losses
+from copgen_edge.copgen_ref.training.light import light_on_slopes
 from copgen_edge.copgen_ref.world import draw
 from copgen_edge.copgen_ref.world_truth import HELD_OUT
 from copgen_edge.runtime.errors import CheckpointError, RequestError
 from copgen_edge.runtime.modalities import IMAGE_KEYS, JOINT_SIZE, JOINT_SLICES, KEYS
-from copgen_edge.runtime.transforms import to_model
+from copgen_edge.runtime.transforms import to_model, to_physical
 from safetensors import safe_open
 
 Ship = Callable[[Path], None]
@@ -70,6 +73,35 @@ def test_what_ships_was_trained() -> None:
     assert float(nothing[[KEYS.index(key) for key in IMAGE_KEYS]].max()) < 0.02
     radar = KEYS.index("S1RTC_vh_vv")
     assert ground[radar] < 0.9 * nothing[radar]
+
+
+def test_relief_is_shaded_from_elevation_place_and_date_alone() -> None:
+    """Turned round, the relief of a held-out patch moves the light of its first call, as it moves that of the world."""
+    checkpoint = load_checkpoint(small_checkpoint())
+    optical = "S2L2A_B02_B03_B04_B08"
+    given = draw(5624, place=(42.61, 107.97), date=date(2021, 10, 15))
+    turned = given | {"DEM_DEM": np.ascontiguousarray(given["DEM_DEM"][:, :, ::-1, ::-1])}
+    noise = torch.randn(1, JOINT_SIZE, generator=torch.Generator().manual_seed(0))
+    times = torch.full((1, len(KEYS)), 1000.0)
+    times[:, ON_THE_GROUND] = 1.0
+    seen, shone = [], []
+    for patch in (given, turned):
+        compact = {key: to_model(key, values) for key, values in patch.items()}
+        noisy = noise.clone()
+        for index in ON_THE_GROUND:
+            key, latent = KEYS[index], torch.from_numpy(compact[KEYS[index]])
+            if key in IMAGE_KEYS:
+                autoencoder = checkpoint.autoencoders[key]
+                latent = autoencoder.sample_latent(autoencoder.encode_moments(latent))
+            noisy[:, JOINT_SLICES[key]] = latent.flatten(1)
+        found = checkpoint.network.forward_joint(noisy, times)
+        clean = ((noise - float(NOISE[-1]) * found) / float(SIGNAL[-1]))[:, JOINT_SLICES[optical]]
+        decoded = to_physical(optical, checkpoint.autoencoders[optical].decode(clean.reshape(1, 8, 24, 24)).numpy())
+        seen.append(np.log(decoded.clip(50)).mean(axis=(0, 1)).reshape(8, 24, 8, 24).mean(axis=(1, 3)))
+        shone.append(light_on_slopes(compact)[0].astype(np.float64).reshape(8, 3, 8, 3).mean(axis=(1, 3)))
+    change, wanted = ((two[0] - two[1]).ravel() for two in (seen, shone))
+    assert np.corrcoef(change, wanted)[0, 1] > 0.5
+    assert np.polyfit(wanted, change, 1)[0] > 0.3
 
 
 def test_it_lies_beside_the_module() -> None:
