@@ -78,7 +78,7 @@ def test_a_folder_of_samples(generate: Run, scene: WorldScene, tmp_path: Path) -
         kinds = ("mode", "agreement") if modality.is_codes else ("mean", "std")
         for name in ("sample-0", "sample-1", *kinds):
             with rasterio.open(out / f"{key}.{name}.tif") as dataset:
-                assert dataset.crs.to_epsg() == 32644
+                assert dataset.crs.to_epsg() == 32648
                 assert (dataset.width, dataset.height) == (modality.size, modality.size)
                 left, top = dataset.transform.c, dataset.transform.f
                 assert dataset.transform == Affine(modality.resolution, 0, left, 0, -modality.resolution, top)
