@@ -114,7 +114,7 @@ class LightOnLatents:
             about = _about_mean(pixels, torch.ones_like(pixels))
             latents = torch.from_numpy(means[:, JOINT_SLICES[key]]).reshape(-1, *m.latent_shape)
             found = torch.einsum("bchw,bhw->c", latents, about)
-            self._factors.append(found / found.norm())
+            self._factors.append(torch.nn.functional.normalize(found, dim=0))
 
     def directions(self, light: Tensor, times: Tensor, quadrants: Tensor | None = None) -> Tensor:
         """Directions of joint latents (B, 26118) along which the light on slopes moves them: of length 1 in each

@@ -330,6 +330,8 @@ def test_light_moves_latents_along_what_they_follow() -> None:
     lower = quarter.reshape(6, 8, 24, 24)[1]
     assert not lower[:, :12].any() and not lower[:, :, 12:].any() and 0.9 < lower.norm() < 1
     torch.testing.assert_close(lower.sum(), torch.zeros(()), atol=1e-4, rtol=0)
+    # Where all ground is level, errors count as ever.
+    assert not LightOnLatents(means, np.zeros_like(light)).directions(shone, times).any()
 
 
 def test_a_network_in_training_learns_the_light_if_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
