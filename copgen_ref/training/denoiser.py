@@ -19,6 +19,7 @@ from ..network import CopgenNetwork, NetworkConfig, patchify, split_joint
 from .compute import Compute, learning_rate
 from .diffusion import draw_first_calls, draw_ground_times, draw_latents, draw_times, modality_losses, without_trace
 from .light import LightHead, LightOnLatents
+from .quadrants import one_quadrant
 from .recipe import NetworkRecipe
 
 _LEAST_CONTRAST = 0.02
@@ -64,15 +65,10 @@ def quadrant_losses(
 
 def _quadrants(joint: Tensor, quadrants: Tensor) -> list[Tensor]:
     """One quadrant of each image of joint latents (B, 26118), and the scalars whole."""
-    rows = torch.arange(len(joint), device=joint.device)
-    parts = []
-    for m, latent in zip(MODALITIES, split_joint(joint), strict=True):
-        if m.is_image:
-            channels, height, width = m.latent_shape
-            four = latent.reshape(-1, channels, 2, height // 2, 2, width // 2)
-            latent = four[rows, :, quadrants // 2, :, quadrants % 2]
-        parts.append(latent)
-    return parts
+    return [
+        one_quadrant(latent, quadrants) if m.is_image else latent
+        for m, latent in zip(MODALITIES, split_joint(joint), strict=True)
+    ]
 
 
 @lru_cache(maxsize=4)

@@ -133,9 +133,12 @@ def modality_losses(
     The objective is their sum (COP-GEN, arXiv 2603.03239, section 3). Errors along the directions ``along`` (B, 26118)
     count once more, by the square of their length."""
     wrong = predicted - noise
-    each = [wrong[:, JOINT_SLICES[key]].square().mean(dim=1) for key in KEYS]
-    if along is not None:
-        parts = ((wrong * along)[:, JOINT_SLICES[key]] for key in KEYS)
-        each = [error + part.sum(dim=1).square() / part.shape[1] for error, part in zip(each, parts, strict=True)]
+    each = []
+    for key in KEYS:
+        part = wrong[:, JOINT_SLICES[key]]
+        error = part.square().mean(dim=1)
+        if along is not None:
+            error = error + (part * along[:, JOINT_SLICES[key]]).sum(dim=1).square() / part.shape[1]
+        each.append(error)
     losses = torch.stack(each, dim=1)
     return (losses if weights is None else losses * weights).mean(dim=0)

@@ -23,6 +23,7 @@ from ..network import CopgenNetwork
 from ..world.climate import sun_on
 from ..world.surface import illumination
 from .data import Arrays
+from .quadrants import one_quadrant
 
 LIGHT_KEYS = ("3d_cartesian_lat_lon", "DEM_DEM", "mean_timestamps")
 """What tells the light on slopes."""
@@ -83,18 +84,18 @@ class LightHead(torch.nn.Module):
             if quadrants is not None and m.is_image:
                 count //= 4
             if m.kind == "reflectance":
-                cells = torch.nn.functional.adaptive_avg_pool2d(light, _CELLS * side) / _USUAL
-                wanted = cells.reshape(-1, side, _CELLS, side, _CELLS).transpose(2, 3).flatten(3)
+                cells = _at(light, _CELLS * side) / _USUAL
+                four = cells.reshape(-1, side, _CELLS, side, _CELLS).permute(0, 2, 4, 1, 3)
+                wanted = four.reshape(-1, _CELLS**2, side, side)
                 if quadrants is not None:
-                    four = wanted.reshape(-1, 2, side // 2, 2, side // 2, _CELLS**2)
-                    wanted = four[torch.arange(len(four), device=four.device), quadrants // 2, :, quadrants % 2]
+                    wanted = one_quadrant(wanted, quadrants)
                 told = self.tell(self.norm(stream[:, first : first + count]))
-                errors.append((told.float() - wanted.flatten(1, 2)).square().mean(dim=(1, 2)))
+                errors.append((told.float() - wanted.flatten(2).mT).square().mean(dim=(1, 2)))
             first += count
-        return (torch.stack(errors).mean(dim=0) * light_is_told(times)).mean()
+        return (torch.stack(errors).mean(dim=0) * _light_is_told(times)).mean()
 
 
-def light_is_told(times: Tensor) -> Tensor:
+def _light_is_told(times: Tensor) -> Tensor:
     """In which rows (B,) of ``times`` (B, 12) place, elevation and date are given."""
     return (times[:, [KEYS.index(key) for key in LIGHT_KEYS]] == 1).all(dim=1)
 
@@ -120,7 +121,7 @@ class LightOnLatents:
         """Directions of joint latents (B, 26118) along which the light on slopes moves them: of length 1 in each
         modality of reflectance, less where there is next to no contrast, 0 in rows that do not tell the light. Of each
         row they are about the mean of quadrant ``quadrants`` (B,), and 0 outside it; or about that of all."""
-        told = light_is_told(times)
+        told = _light_is_told(times)
         parts = []
         for m, factors in zip(MODALITIES, self._factors, strict=True):
             if factors is None:
